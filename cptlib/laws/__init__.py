@@ -1,0 +1,9 @@
+"""Scaling laws: formulas, robust fits that say whether to trust them, bootstrap intervals, and what a fit tells you to do."""
+
+from __future__ import annotations
+
+from cptlib.laws import chinchilla, cross_domain, dcpt  # noqa: F401  (they register their laws)
+from cptlib.laws.base import COLUMNS, LAWS, Column, Law, Parameter, law, register
+from cptlib.laws.fit import FitResult, FitStatus, Prediction, fit
+
+__all__ = ["COLUMNS", "LAWS", "Column", "FitResult", "FitStatus", "Law", "Parameter", "Prediction", "fit", "law", "register"]

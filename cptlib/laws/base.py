@@ -1,0 +1,256 @@
+"""What a law is: a formula with named parameters, evaluated for many parameter vectors at once.
+
+A `Law` is data plus one function, `evaluate`, that returns the predicted loss and its derivatives for a batch of
+parameter vectors. Fitting, bootstrap and planning know nothing else about it, so a new law needs no new solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cptlib.errors import CptError, unknown
+
+Batch = dict[str, np.ndarray]
+"""Parameter name -> values, shape (S, 1); or column name -> values, shape (n,)."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column a law reads: what it means and which values are allowed."""
+
+    name: str
+    meaning: str
+    lower: float = -np.inf
+    upper: float = np.inf
+    positive: bool = False  # strictly above zero
+
+
+COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column("N", "model parameters", positive=True),
+        Column("D", "training tokens", positive=True),
+        Column("r", "share of the corpus whose loss is predicted in the training mixture", 0.0, 1.0),
+        Column("k1", "validation loss after 1,000 steps", positive=True),
+        Column("k2", "fall of the loss over the first 5,000 steps", positive=True),
+        Column("k3", "change of that fall over the next 5,000 steps", positive=True),
+    )
+}
+"""Columns with rules of their own; any other column must only be finite. Laws may add to it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a law.
+
+    Parameters
+    ----------
+    name, unit, meaning : str
+    lower, upper : float
+        Bounds of the fit.
+    linear : bool
+        The law is linear in it once the others are given.
+    start : tuple of float
+        Range from which starting values are drawn (ignored for linear parameters, which are solved for).
+    grid : tuple of float
+        The values of the paper's own grid of starting points, where it prints one.
+    coordinate : {"linear", "soft", "log"}
+        How the solver steps in it: as it is; linear near the lower bound and logarithmic far from it; logarithmic.
+    """
+
+    name: str
+    lower: float
+    upper: float
+    unit: str
+    meaning: str
+    linear: bool = False
+    start: tuple[float, float] = (0.05, 2.0)
+    grid: tuple[float, ...] = ()
+    coordinate: str = "soft"
+    soft: float = 0.1
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a chart may know of the data: in the solver's units, so every number is of order one."""
+
+    reference: dict[str, float] = field(default_factory=dict)  # a typical value per column
+    minimum: dict[str, float] = field(default_factory=dict)  # smallest value per column
+    folded: tuple[str, ...] = ()  # columns with a single value
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is left of a law when a column has one value: parameters held fixed, those with no meaning, a sentence."""
+
+    fixed: dict[str, float]
+    unclaimed: tuple[str, ...]
+    note: str
+
+
+Evaluate = Callable[[Batch, Batch, bool], tuple[np.ndarray, "dict[str, np.ndarray] | None"]]
+Link = Callable[[Batch, Context], tuple[Batch, "dict[tuple[str, str], np.ndarray]"]]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A scaling law.
+
+    Parameters
+    ----------
+    name : str
+        Its name on the command line.
+    title, formula, paper : str
+        What it is called, what it says, where it stands (arXiv id and equation).
+    parameters : tuple of Parameter
+    columns : tuple of str
+        The columns it reads.
+    evaluate : callable
+        `evaluate(p, x, jacobian)` with `p` name -> (S, 1) and `x` column -> (n,); returns the loss (S, n) and, if asked,
+        a dict of derivatives name -> (S, n).
+    units : dict
+        Parameter -> (column, exponent): with the column divided by s the parameter is divided by s**exponent, where
+        exponent is a number or the name of another parameter. Columns named here are rescaled by the solver.
+    fold : callable, optional
+        `fold(column, value)` -> Fold, for columns that may have a single value in the data.
+    link : callable, optional
+        From the solver's own well-conditioned parameters to the law's: `link(p, context)` returns the law's
+        parameters and the derivatives {(law parameter, solver parameter): (S, 1)} that differ from the identity.
+    unlink : callable, optional
+        Its inverse, for one set of parameters.
+    curve : tuple of str
+        Columns that tell runs apart when the data name none; points that agree in them are one run.
+    strata : str, optional
+        The column within whose values runs are resampled.
+    conditions : str
+        Inequalities imposed besides the bounds.
+    """
+
+    name: str
+    title: str
+    formula: str
+    paper: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[str, ...]
+    evaluate: Evaluate
+    units: Mapping[str, tuple[str, float | str]] = field(default_factory=dict)
+    fold: Callable[[str, float], Fold] | None = None
+    link: Link | None = None
+    unlink: Link | None = None
+    curve: tuple[str, ...] = ()
+    strata: str | None = None
+    conditions: str = ""
+    __doc__ = __doc__
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """Names of the parameters in which the law is linear."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.linear)
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter called `name`."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        raise unknown(f"parameter of {self.name}", name, self.names)
+
+    def vector(self, params) -> np.ndarray:
+        """Parameters (a mapping by name, or an array in order) as an array (..., p).
+
+        Raises
+        ------
+        CptError
+            If a parameter is missing or unknown, or the array has another length.
+        """
+        if isinstance(params, Mapping):
+            for name in params:
+                self.parameter(name)
+            missing = [name for name in self.names if params.get(name) is None]
+            if missing:
+                raise CptError(f"law {self.name} needs a value for {', '.join(missing)}")
+            params = [params[name] for name in self.names]
+        vector = np.asarray(params, dtype=float)
+        if vector.shape[-1:] != (len(self.names),):
+            raise CptError(f"law {self.name} has {len(self.names)} parameters ({', '.join(self.names)}), got {vector.shape}")
+        return vector
+
+    def _columns(self, frame) -> Batch:
+        missing = [name for name in self.columns if name not in frame]
+        if missing:
+            raise CptError(f"law {self.name} needs columns {', '.join(self.columns)}; missing: {', '.join(missing)}")
+        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(frame[name], dtype=float)) for name in self.columns))
+        return dict(zip(self.columns, arrays, strict=True))
+
+    def batch(self, P: np.ndarray, x: Batch, jacobian: bool = False):
+        """Loss (S, n) and, if asked, its derivatives (S, n, p), for parameters `P` (S, p) and columns `x` of (n,)."""
+        p = {name: P[:, i : i + 1] for i, name in enumerate(self.names)}  # (S, 1) each
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value, parts = self.evaluate(p, x, jacobian)
+        if not jacobian:
+            return value, None
+        return value, np.stack([np.broadcast_to(parts[name], value.shape) for name in self.names], axis=-1)
+
+    def predict(self, params, frame) -> np.ndarray:
+        """Predicted loss, shape (n,), or (S, n) for parameters of shape (S, p).
+
+        Parameters
+        ----------
+        params : mapping or array
+        frame : DataFrame or mapping of columns
+        """
+        P = self.vector(params)
+        value, _ = self.batch(np.atleast_2d(P), self._columns(frame))
+        return value[0] if P.ndim == 1 else value
+
+    def jacobian(self, params, frame) -> np.ndarray:
+        """Derivatives of the loss by the parameters, shape (n, p), or (S, n, p)."""
+        P = self.vector(params)
+        _, jac = self.batch(np.atleast_2d(P), self._columns(frame), jacobian=True)
+        return jac[0] if P.ndim == 1 else jac
+
+    @property
+    def scaled_columns(self) -> tuple[str, ...]:
+        """Columns whose unit some parameter depends on."""
+        return tuple(dict.fromkeys(column for column, _ in self.units.values()))
+
+    def rescale(self, P: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
+        """Parameters for columns divided by `scale` (column -> factor); P of shape (..., p)."""
+        out = np.array(P, dtype=float)
+        for name, (column, exponent) in self.units.items():
+            if column in scale:
+                power = out[..., self.names.index(exponent)] if isinstance(exponent, str) else exponent
+                out[..., self.names.index(name)] *= np.exp(-np.log(scale[column]) * power)
+        return out
+
+
+LAWS: dict[str, Law] = {}
+"""Every law, by name."""
+
+
+def register(*laws: Law) -> None:
+    """Add laws to `LAWS`."""
+    for item in laws:
+        LAWS[item.name] = item
+
+
+def law(name: str | Law) -> Law:
+    """The law called `name`.
+
+    Raises
+    ------
+    CptError
+        If there is none: the message lists those there are.
+    """
+    if isinstance(name, Law):
+        return name
+    if name not in LAWS:
+        raise unknown("law", name, LAWS)
+    return LAWS[name]

@@ -1,0 +1,85 @@
+"""Bootstrap intervals: whole runs are drawn again, and all replicates are fitted as one batch.
+
+The points of one run are autocorrelated, so a run is kept or dropped whole. A replicate is a set of weights on the points
+(how often each run was drawn), so replicates share one table and one batched solver.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cptlib.laws.solver import descend
+
+STRATUM = 3  # runs a stratum must hold to be resampled on its own
+
+
+def clusters(frame: pd.DataFrame, model, cluster: str = "run") -> tuple[np.ndarray, str]:
+    """Run of every row as integers (n,), and a sentence that says what counts as a run."""
+    if cluster in frame.columns:
+        return pd.factorize(frame[cluster])[0], f"resampled whole runs (column {cluster})"
+    curve = [name for name in model.curve if name in frame.columns]
+    if curve:
+        codes = frame.groupby(curve, sort=False, dropna=False).ngroup().to_numpy()
+        if 3 <= codes.max() + 1 <= len(frame) / 2:
+            return codes, f"no column {cluster}: rows that agree in {', '.join(curve)} were resampled together as one run"
+    return np.arange(len(frame)), f"no column {cluster}: single points were resampled"
+
+
+def weights(codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int) -> np.ndarray:
+    """How often each point is drawn, (count, n): runs with replacement, within strata where each holds enough runs.
+
+    A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three) is
+    drawn again: such a replicate has no fit.
+    """
+    rng = np.random.default_rng(seed)
+    runs = int(codes.max()) + 1
+    first = np.array([np.argmax(codes == k) for k in range(runs)])
+    groups = [np.arange(runs)]
+    if strata is not None:
+        labels = strata[first]
+        split = [np.flatnonzero(labels == value) for value in np.unique(labels)]
+        if len(split) > 1 and all(len(part) >= STRATUM for part in split):
+            groups = split
+    indicators = []
+    for values in columns.values():
+        level = np.unique(values, return_inverse=True)[1]
+        if level.max() + 1 <= 64:  # columns with many values never lose them all
+            table = np.zeros((runs, level.max() + 1))
+            table[codes, level] = 1.0
+            indicators.append(table)
+    out = np.zeros((count, runs))
+    todo = np.arange(count)
+    for _ in range(50):
+        drawn = np.zeros((len(todo), runs))
+        for group in groups:
+            picks = group[rng.integers(0, len(group), (len(todo), len(group)))]
+            np.add.at(drawn, (np.arange(len(todo))[:, None], picks), 1.0)
+        out[todo] = drawn
+        poor = np.zeros(len(todo), dtype=bool)
+        for table in indicators:
+            poor |= ((drawn @ table) > 0).sum(axis=1) < min(3, table.shape[1])
+        todo = todo[poor]
+        if len(todo) == 0:
+            break
+    return out[:, codes]
+
+
+def resample(prepared, optima: np.ndarray, frame: pd.DataFrame, count: int, cluster: str, seed: int) -> tuple[np.ndarray, str]:
+    """Parameters of `count` refits (count, p), warm-started from the estimate and other good local optima (k, m)."""
+    problem = prepared.problem
+    model = problem.law
+    codes, sentence = clusters(frame, model, cluster)
+    strata = frame[model.strata].to_numpy() if model.strata and model.strata in frame.columns else None
+    w = weights(codes, strata, problem.x, count, seed)
+    best = None
+    for start in optima:
+        rough = descend(problem, np.tile(start, (count, 1)), weights=w, iterations=12 if len(optima) > 1 else 4, newton=False,
+                        rtol=1e-5)
+        if best is None:
+            best = rough.q.copy(), rough.objective.copy()
+        else:
+            better = rough.objective < best[1]
+            best[0][better], best[1][better] = rough.q[better], rough.objective[better]
+    final = descend(problem, best[0], weights=w, iterations=40, newton=True, rtol=1e-7)
+    return prepared.restore(final.q), f"{sentence}: {int(codes.max()) + 1} runs, {count} draws"

@@ -1,0 +1,123 @@
+"""From a table to the arrays a law reads, with one clear line for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cptlib.errors import CptError
+from cptlib.laws.base import COLUMNS, Batch, Law
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A CSV file as a frame.
+
+    Raises
+    ------
+    CptError
+        If it is missing, empty, or not a table.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise CptError(f"no file {path}") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+        raise CptError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
+    if frame.empty:
+        raise CptError(f"{path} has no data rows")
+    return frame
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    column = frame[name]
+    if isinstance(column, pd.DataFrame):
+        raise CptError(f"column {name} appears twice")
+    try:
+        return pd.to_numeric(column, errors="raise").to_numpy(dtype=float)
+    except (ValueError, TypeError):
+        values = pd.to_numeric(column, errors="coerce")
+        row = int(np.argmax((values.isna() & column.notna()).to_numpy()))
+        raise CptError(f"column {name}, row {row + 1}: {column.iloc[row]!r} is not a number") from None
+
+
+def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: bool) -> None:
+    bad = ~np.isfinite(values)
+    allowed = "a finite number"
+    if not bad.any():
+        allowed = f"in [{lower:g}, {upper:g}]" if np.isfinite(lower) else "a finite number"
+        bad = (values < lower) | (values > upper)
+        if positive:
+            allowed, bad = "above 0", values <= 0
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise CptError(f"column {name}, row {row + 1}: {values[row]:g} is not allowed; it must be {allowed}")
+
+
+def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> tuple[Batch, np.ndarray | None]:
+    """The law's columns as float arrays (n,), and the target.
+
+    Rows are numbered from 1 in messages, the header not counted.
+
+    Raises
+    ------
+    CptError
+        Missing columns, text, NaN, a loss that is not positive, a ratio outside [0, 1], N or D not above 0.
+    """
+    wanted = [*law.columns, *([target] if target is not None else [])]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise CptError(
+            f"law {law.name} needs columns {', '.join(wanted)}; missing: {', '.join(missing)}; "
+            f"found: {', '.join(map(str, frame.columns)) or 'none'}"
+        )
+    x = {}
+    for name in law.columns:
+        x[name] = _numbers(frame, name)
+        rule = COLUMNS.get(name)
+        if rule is None:
+            _check(x[name], name, -np.inf, np.inf, False)
+        else:
+            _check(x[name], name, rule.lower, rule.upper, rule.positive)
+    if target is None:
+        return x, None
+    y = _numbers(frame, target)
+    _check(y, target, -np.inf, np.inf, True)
+    return x, y
+
+
+_NODES = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub,
+    ast.Mult, ast.Div, ast.Pow, ast.BitAnd, ast.BitOr, ast.Invert, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt,
+    ast.GtE, ast.In, ast.NotIn, ast.List, ast.Tuple, ast.Load, ast.Name, ast.Constant,
+)
+
+
+def select(frame: pd.DataFrame, expression: str) -> np.ndarray:
+    """Rows that fulfil `expression`, as a boolean array: comparisons of columns with numbers or strings, and, or, not.
+
+    Raises
+    ------
+    CptError
+        If the expression is anything else, names an unknown column, or does not give true or false.
+    """
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise CptError(f"cannot read the expression {expression!r}: {getattr(error, 'msg', error)}") from error
+    for node in ast.walk(tree):
+        if not isinstance(node, _NODES):
+            raise CptError(f"expression {expression!r} may hold only columns, numbers, comparisons and and/or/not, "
+                           f"not {type(node).__name__}")
+        if isinstance(node, ast.Name) and node.id not in frame.columns:
+            raise CptError(f"expression {expression!r} names no column {node.id!r}; "
+                           f"columns: {', '.join(map(str, frame.columns))}")
+    try:
+        mask = np.asarray(frame.eval(expression.strip(), engine="python"))
+    except Exception as error:  # pandas raises many kinds; all of them mean the expression does not fit the frame
+        raise CptError(f"cannot evaluate {expression!r}: {' '.join(str(error).split())[:200]}") from error
+    if mask.dtype != bool or mask.shape != (len(frame),):
+        raise CptError(f"expression {expression!r} must be true or false for every row, such as 'r > 0.5'")
+    return mask

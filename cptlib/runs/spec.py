@@ -1,0 +1,250 @@
+"""A run is a value: `RunSpec` says all that decides a training run's result, and its hash is the run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+from cptlib.canonical import canonical_json, digest
+from cptlib.data.mixture import Mixture
+from cptlib.data.tokens import TokenizerSpec
+from cptlib.errors import CptError, unknown
+
+PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("constant", "cosine", "wsd")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise CptError(f"run spec: {message}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A Llama-style decoder on the one-dial ladder of `cptlib.runs.models`.
+
+    Parameters
+    ----------
+    width : int
+        The dial: hidden size, a multiple of 16. Layers, heads and feed-forward size follow from it.
+    context : int
+        Sequence length in tokens.
+    """
+
+    width: int
+    context: int
+
+    def __post_init__(self) -> None:
+        _need(self.width >= 16 and self.width % 16 == 0, f"model.width must be a positive multiple of 16, not {self.width}")
+        _need(self.context >= 2, f"model.context must be at least 2 tokens, not {self.context}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate against step; see `cptlib.runs.schedule.curve` for the formula of each kind.
+
+    Parameters
+    ----------
+    kind : {"constant", "cosine", "wsd"}
+        Every kind begins with a linear warm-up from 0, so a continued run re-warms.
+    peak : float
+        Largest learning rate.
+    warmup : float
+        Length of the warm-up, as a fraction of the run.
+    final : float
+        Learning rate at the end over the peak (`cosine` and `wsd`).
+    decay : float
+        Length of the final linear decay, as a fraction of the run (`wsd`).
+    """
+
+    kind: str
+    peak: float
+    warmup: float = 0.0
+    final: float = 1.0
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise unknown("schedule", self.kind, SCHEDULES)
+        _need(0 < self.peak < 1, f"schedule.peak must lie in (0, 1), not {self.peak}")
+        for name in ("warmup", "final", "decay"):
+            _need(0 <= getattr(self, name) <= 1, f"schedule.{name} must lie in [0, 1], not {getattr(self, name)}")
+        _need(self.warmup + self.decay <= 1, "schedule.warmup + schedule.decay must not exceed 1")
+        # what a kind does not use must not change the hash
+        if self.kind == "constant":
+            object.__setattr__(self, "final", 1.0)
+        if self.kind != "wsd":
+            object.__setattr__(self, "decay", 0.0)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with global-norm gradient clipping; weight decay acts on matrices only."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "optimizer.beta1 and beta2 must lie in [0, 1)")
+        _need(self.eps > 0 and self.weight_decay >= 0 and self.clip > 0, "optimizer.eps and clip must be positive, weight_decay not negative")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Where and on what a run is evaluated.
+
+    Parameters
+    ----------
+    corpora : tuple of str
+        Identities of the corpora whose validation split is scored.
+    tokens : int
+        Validation tokens per corpus (rounded up to whole sequences).
+    at : tuple of int
+        Training tokens after which to evaluate; 0 and the run's end are always added.
+    """
+
+    corpora: tuple[str, ...]
+    tokens: int
+    at: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _need(bool(self.corpora), "evaluation.corpora must name at least one corpus")
+        _need(self.tokens > 0, f"evaluation.tokens must be positive, not {self.tokens}")
+        from cptlib.data.corpora import corpus
+
+        object.__setattr__(self, "corpora", tuple(sorted({corpus(name).identity for name in self.corpora})))
+        object.__setattr__(self, "at", tuple(sorted(set(self.at))))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that decides a run's result. Equal meaning gives equal `id` on every platform, with no data on disk.
+
+    Parameters
+    ----------
+    model : ModelSpec
+    tokenizer : TokenizerSpec
+    mixture : Mixture
+        Training corpora with weights by tokens.
+    schedule : Schedule
+    tokens : int
+        Training tokens, a multiple of `batch_tokens`.
+    batch_tokens : int
+        Tokens per optimizer step, a multiple of the context.
+    seed : int
+        Decides the initial weights and the order of the data.
+    evaluation : Evaluation
+    optimizer : AdamW
+    precision : {"fp32", "bf16"}
+        bf16 is autocast over fp32 weights.
+    start : RunSpec or None
+        The run whose final weights this one continues; None starts from random weights.
+    """
+
+    model: ModelSpec
+    tokenizer: TokenizerSpec
+    mixture: Mixture
+    schedule: Schedule
+    tokens: int
+    batch_tokens: int
+    seed: int
+    evaluation: Evaluation
+    optimizer: AdamW = AdamW()
+    precision: str = "fp32"
+    start: RunSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        batch = self.batch_tokens
+        _need(batch > 0 and batch % self.model.context == 0, f"batch_tokens {batch} must be a multiple of the context {self.model.context}")
+        _need(self.tokens > 0 and self.tokens % batch == 0, f"tokens {self.tokens} must be a positive multiple of batch_tokens {batch}")
+        bad = [point for point in self.evaluation.at if point % batch or not 0 <= point <= self.tokens]
+        _need(not bad, f"evaluation.at {bad} must be multiples of batch_tokens {batch} between 0 and tokens {self.tokens}")
+        _need(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        if self.start is not None:
+            _need(self.start.model == self.model, "model must equal the start's model")
+            _need(self.start.tokenizer == self.tokenizer, "tokenizer must equal the start's tokenizer")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_tokens
+
+    @property
+    def stage(self) -> int:
+        """0 for a run from random weights, 1 for its continuation, and so on."""
+        return 0 if self.start is None else self.start.stage + 1
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """Steps after which the run is evaluated, 0 and the last included."""
+        return tuple(sorted({0, self.steps, *(point // self.batch_tokens for point in self.evaluation.at)}))
+
+    def _identity(self) -> dict:
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "start"}
+        return named | {"start": None if self.start is None else self.start.id, "format": 1}
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the canonical JSON, the start given by its own hash: the specs of a study form a graph."""
+        return digest(self._identity())
+
+    def to_json(self) -> str:
+        """Canonical JSON of the whole spec, the start nested."""
+        return canonical_json(self)
+
+    def but(self, **changes) -> RunSpec:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_json(cls, value: dict) -> RunSpec:
+        """The spec that `to_json` wrote, from its parsed object.
+
+        Raises
+        ------
+        CptError
+            For a missing or unknown field, or a value that no spec may have.
+        """
+        parts = {
+            "model": ModelSpec, "tokenizer": TokenizerSpec, "mixture": Mixture, "schedule": Schedule,
+            "evaluation": Evaluation, "optimizer": AdamW, "start": cls.from_json,
+        }
+        values = dict(_object(value, cls, "run spec"))
+        for name, build in parts.items():
+            part = values.get(name)
+            if part is not None:
+                values[name] = build(part) if name == "start" else build(**_tuples(_object(part, build, name)))
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CptError(f"run spec: {error}") from error
+
+
+def _object(value, cls, name: str) -> dict:
+    allowed = [field.name for field in fields(cls)]
+    if not isinstance(value, dict):
+        raise CptError(f"run spec: {name} must be an object with {', '.join(allowed)}, not {type(value).__name__}")
+    if extra := sorted(set(value) - set(allowed)):
+        raise CptError(f"run spec: {name} has unknown field {extra[0]!r}; allowed: {', '.join(allowed)}")
+    return value
+
+
+def _tuples(value: dict) -> dict:
+    def freeze(item):
+        return tuple(freeze(part) for part in item) if isinstance(item, list) else item
+
+    return {name: freeze(item) for name, item in value.items()}
+
+
+def log_points(first: int, last: int, count: int, multiple: int) -> tuple[int, ...]:
+    """`count` token counts from `first` to `last`, evenly spaced in the logarithm, each a multiple of `multiple`.
+
+    Points that would coincide after rounding are kept once, so fewer may come back.
+    """
+    _need(0 < first <= last and count >= 2, "log_points needs 0 < first <= last and at least 2 points")
+    ratio = (last / first) ** (1 / (count - 1))
+    return tuple(sorted({max(multiple, round(first * ratio**k / multiple) * multiple) for k in range(count)} | {last}))

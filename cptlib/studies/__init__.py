@@ -1,0 +1,1 @@
+"""One package a paper: parameters to run specs, records to evidence."""

@@ -1,0 +1,43 @@
+"""The D-CPT Law chapter (arXiv 2406.01375): its runs, its tables of losses, its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from cptlib.errors import CptError
+from cptlib.files import project_root
+from cptlib.studies.dcpt.grid import Grid
+
+NAME = "dcpt"
+CLAIMS = "book/claims/dcpt.yml"
+
+
+def grid(parameters: Mapping) -> Grid:
+    """The study's parameters from a profile's section or a notebook's parameters cell; `fresh` is no part of them."""
+    values = {name: value for name, value in parameters.items() if name != "fresh"}
+    allowed = {field.name for field in fields(Grid)}
+    if extra := sorted(set(values) - allowed):
+        raise CptError(f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(allowed))}")
+    if missing := sorted(allowed - set(values)):
+        raise CptError(f"profile section {NAME!r}: parameter {missing[0]!r} is missing")
+    return Grid(**values)
+
+
+def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
+    """Records of all runs of the study: the fixed grid, then the runs at the ratios that a fit to it plans.
+
+    Runs without a record are trained; with `fresh` all are.
+    """
+    from cptlib.evidence.registry import claims_digest
+    from cptlib.runs.sweep import sweep
+    from cptlib.runs.train import Engine
+    from cptlib.studies.dcpt.plans import planned_ratios
+
+    options = {
+        "fresh": fresh, "workers": workers, "engine": engine or Engine(), "report": report, "criteria": claims_digest(project_root() / CLAIMS),
+    }
+    records = sweep(grid.fixed(), NAME, grid.profile, **options)
+    # the bases are trained by now: only the planned runs themselves may be fresh
+    later = [spec for spec in grid.planned(sorted(set(planned_ratios(grid, records).values()))) if spec.id not in records]
+    return records | sweep(later, NAME, grid.profile, **options | {"fresh": False} if not fresh else options)

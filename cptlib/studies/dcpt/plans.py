@@ -1,0 +1,56 @@
+"""Usages 1 and 2: what the fitted laws advise before the advised runs are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from cptlib.laws.fit import FitResult, fit
+from cptlib.laws.planning import Plan, limited_domain, tradeoff
+from cptlib.runs.store import Record
+from cptlib.studies.dcpt.grid import Grid
+from cptlib.studies.dcpt.tables import curves, points
+
+STEP = 0.005  # planned ratios are rounded down to it, as a recipe would be
+FITTED_POINTS = 8  # token counts of each run that fits use
+
+
+def fits(grid: Grid, table: pd.DataFrame, law: str = "dcpt-l3", bootstrap: int = 0) -> tuple[FitResult, FitResult]:
+    """The law of the general and of the domain loss, fitted to a table of curves; runs are resampled by base."""
+    return tuple(fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base") for loss in ("general", "domain"))
+
+
+def trade_off(grid: Grid, records: Mapping[str, Record], bootstrap: int = 0) -> dict[float, Plan]:
+    """For every tolerance (percent), the largest domain ratio that keeps the general loss within it, at the planned size and full length.
+
+    The fit has not seen runs at the planned ratios: it uses the main grid only.
+    """
+    table = curves(grid, grid.main(), records)
+    general, domain = fits(grid, table, bootstrap=bootstrap)
+    start = base_loss(grid, table)
+    n = int(table.loc[table["width"] == grid.planned_width, "N"].iloc[0])
+    return {t: tradeoff(general, domain, n, grid.cpt_tokens, t / 100, start) for t in grid.tolerances}
+
+
+def base_loss(grid: Grid, table: pd.DataFrame) -> float:
+    """Mean over seeds of the general loss of the planned size's bases, L_g0."""
+    return float(table[table["width"] == grid.planned_width].groupby("base")["general_start"].first().mean())
+
+
+def planned_ratios(grid: Grid, records: Mapping[str, Record]) -> dict[float, float]:
+    """The ratios to train at, by tolerance (percent)."""
+    return {t: rounded(plan.value) for t, plan in trade_off(grid, records).items() if plan.value is not None}
+
+
+def rounded(ratio: float) -> float:
+    """Down to a multiple of `STEP`."""
+    return float(np.floor(round(ratio / STEP, 6)) * STEP)
+
+
+def scarce(grid: Grid, table: pd.DataFrame, bootstrap: int = 0) -> Plan:
+    """The best ratio when the domain corpus has `grid.limited_tokens` tokens, at the planned size."""
+    _, domain = fits(grid, table, bootstrap=bootstrap)
+    n = int(table.loc[table["width"] == grid.planned_width, "N"].iloc[0])
+    return limited_domain(domain, n, grid.limited_tokens)

@@ -1,0 +1,193 @@
+"""One law fitted to many parts of one table: folds that hold rows out, each with its delete-one-base replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from cptlib.evidence.jackknife import jackknife_weights
+from cptlib.laws.base import law
+from cptlib.laws.fit import prepare, solve
+from cptlib.laws.frames import read_columns
+from cptlib.laws.solver import descend
+
+STARTS = 256  # of the multi-start on all rows; every form of the law gets the same
+KEPT = 2  # distinct optima of it from which each replicate descends
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows that a fit sees and rows that it is scored on."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A table of losses with the weights of its delete-one-base replicates.
+
+    Row 0 of `weights` is the table itself; row i + 1 leaves base i out (see `cptlib.evidence.jackknife`).
+    """
+
+    frame: pd.DataFrame
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """Model size of every base."""
+        return self.frame.groupby("base", sort=True)["width"].first().to_numpy()
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Shape (bases + 1, rows)."""
+        codes = np.unique(self.frame["base"], return_inverse=True)[1]
+        return np.concatenate([np.ones((1, len(self.frame))), jackknife_weights(self.strata)[:, codes]])
+
+    @property
+    def observed(self) -> np.ndarray:
+        return self.frame["loss"].to_numpy()
+
+
+def folds(frame: pd.DataFrame) -> dict[str, list[Fold]]:
+    """The three held-out tests and the in-sample fit.
+
+    `ratio`: each interior ratio left out in turn. `size`: the largest size left out. `tokens`: everything after the
+    first third, and after the first two thirds, of a run's tokens.
+    """
+    everything = np.ones(len(frame), dtype=bool)
+    r, n, d = (frame[name].to_numpy() for name in ("r", "N", "D"))
+    interior = [value for value in np.unique(r) if 0 < value < 1]
+    return {
+        "in-sample": [Fold("all", everything, everything)],
+        "ratio": [Fold(f"r = {value:g}", r != value, r == value) for value in interior],
+        "size": [Fold(f"N = {n.max():,}", n < n.max(), n == n.max())],
+        "tokens": [Fold(f"after {part} of the tokens", d <= share * d.max(), d > share * d.max()) for part, share in (("1/3", 1 / 3), ("2/3", 2 / 3))],
+    }
+
+
+def predictions(name: str, sample: Sample, parts: list[Fold], frame: pd.DataFrame | None = None) -> np.ndarray:
+    """Losses predicted by a law fitted to each fold's training rows, for every delete-one-base replicate.
+
+    Parameters
+    ----------
+    name : str
+        The law.
+    sample : Sample
+    parts : list of Fold
+    frame : DataFrame, optional
+        Table to fit instead of the sample's, with the same rows (ratios shuffled, say).
+
+    Returns
+    -------
+    ndarray, shape (folds, bases + 1, rows)
+        Each fit predicts all rows, those it saw and those it did not.
+    """
+    model, x, found = _refit(name, sample, parts, frame)
+    return model.batch(found, x, False)[0].reshape(len(parts), len(sample.weights), -1)
+
+
+def vectors(name: str, sample: Sample, parts: list[Fold]) -> np.ndarray:
+    """Fitted parameters of every fold and replicate, shape (folds * (bases + 1), parameters)."""
+    return _refit(name, sample, parts, None)[2]
+
+
+def _refit(name: str, sample: Sample, parts: list[Fold], frame: pd.DataFrame | None):
+    model = law(name)
+    x, y = read_columns(model, sample.frame if frame is None else frame, "loss")
+    prepared = prepare(model, x, y)
+    optima, _, _ = solve(prepared, starts=STARTS, keep=16)
+    weights = np.concatenate([sample.weights * fold.train for fold in parts])  # (folds * replicates, rows)
+    best = None
+    for start in optima[:KEPT]:
+        found = descend(prepared.problem, np.tile(start, (len(weights), 1)), weights=weights, iterations=40, newton=True, rtol=1e-6)
+        if best is None:
+            best = found.q.copy(), found.objective.copy()
+        else:
+            better = found.objective < best[1]
+            best[0][better], best[1][better] = found.q[better], found.objective[better]
+    return model, x, prepared.restore(best[0])
+
+
+def permuted_predictions(name: str, sample: Sample, parts: list[Fold], draws: int, seed: int) -> list[np.ndarray]:
+    """`predictions` after shuffling the ratios between the runs of each base, `draws` times.
+
+    The scored rows of a held-out ratio keep their true ratio (the law is asked about the real one); only what the
+    fit sees is shuffled.
+    """
+    from cptlib.studies.dcpt.tables import permuted
+
+    generator = np.random.default_rng(seed)
+    made = []
+    for _ in range(draws):
+        per_fold = []
+        for fold in parts:
+            seen = fold.train
+            frame = sample.frame.copy()
+            frame.loc[seen, "r"] = permuted(sample.frame[seen], generator)["r"].to_numpy()
+            per_fold.append(predictions(name, sample, [fold], frame)[0])
+        made.append(np.stack(per_fold))
+    return made
+
+
+def per_run_power_law(frame: pd.DataFrame, train: np.ndarray) -> np.ndarray:
+    """Losses predicted by E + B/D^beta fitted to the training rows of each single run, shape (rows,).
+
+    Least squares, beta from a grid of 120 values between 0.02 and 4: E and B are then linear, all runs at once.
+    """
+    runs = pd.factorize(frame["run"])[0]
+    d, y, w = frame["D"].to_numpy(float), frame["loss"].to_numpy(), train.astype(float)
+    d = d / d.max()
+    count = runs.max() + 1
+
+    def total(values):
+        return np.bincount(runs, values * w, minlength=count)
+
+    best = np.full(count, np.inf), np.zeros(count), np.zeros(count), np.ones(count)
+    for beta in np.geomspace(0.02, 4, 120):
+        z = d**-beta
+        n, sz, sy, szz, szy = total(np.ones_like(z)), total(z), total(y), total(z * z), total(z * y)
+        slope = np.maximum((n * szy - sz * sy) / np.maximum(n * szz - sz * sz, 1e-300), 0)
+        level = (sy - slope * sz) / n
+        error = total((y - level[runs] - slope[runs] * z) ** 2)
+        better = error < best[0]
+        best = tuple(np.where(better, new, old) for new, old in zip((error, level, slope, np.full(count, beta)), best, strict=True))
+    _, level, slope, beta = best
+    return level[runs] + slope[runs] * d ** -beta[runs]
+
+
+def mean_relative_error(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.ndarray:
+    """MRE over the scored rows of all folds together, in percent, for every replicate.
+
+    Parameters
+    ----------
+    predicted : ndarray, shape (folds, bases + 1, rows) or (folds, rows)
+
+    Returns
+    -------
+    ndarray, shape (bases + 1,)
+    """
+    error, weight = 0.0, 0.0
+    for part, values in zip(parts, predicted, strict=True):
+        w = sample.weights * part.test
+        error = error + (w * np.abs(values / sample.observed - 1)).sum(axis=1)
+        weight = weight + w.sum(axis=1)
+    return 100 * error / weight
+
+
+def r_squared(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.ndarray:
+    """1 - squared error / spread about the mean of the scored rows, all folds together, for every replicate, (bases + 1,)."""
+    w = np.concatenate([sample.weights * part.test for part in parts], axis=1)
+    y = np.tile(sample.observed, len(parts))
+    squared = np.concatenate([np.broadcast_to((values - sample.observed) ** 2, sample.weights.shape) for values in predicted], axis=1)
+    mean = (w * y).sum(axis=1, keepdims=True) / w.sum(axis=1, keepdims=True)
+    return 1 - (w * squared).sum(axis=1) / (w * (y - mean) ** 2).sum(axis=1)
+
+
+def pooled(by_test: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mean over tests of one statistic per replicate."""
+    return np.mean(list(by_test.values()), axis=0)
