@@ -84,15 +84,17 @@ def _study(name: str):
 
 
 def _data(args) -> None:
-    from cptlib.data import corpora
+    from cptlib.data.catalogue import catalogue
+    from cptlib.data.corpora import names as registered
+    from cptlib.data.fetch import fetch
 
     names = None
     if args.profile:
         names = sorted({name for study, module in _studies().items() for name in module.grid(_profile_parameters(study, args.profile)).corpora})
     if args.action == "fetch":
-        corpora.fetch([corpora.corpus(name) for name in names or corpora.CORPORA])
+        fetch(names or registered())
         return
-    rows = [row for row in corpora.catalogue() if names is None or row["name"] in names]
+    rows = [row for row in catalogue() if names is None or row["name"] in names]
     if args.json:
         print(json.dumps(rows, indent=1))
         return

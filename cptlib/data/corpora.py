@@ -247,6 +247,6 @@ def local_corpus(path: str | Path, name: str | None = None, *, column: str = "te
         Cut each txt file into documents at this string ("\\n\\n": paragraphs); without it a file is one document.
     """
     path = Path(path)
-    name = name or re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-0123456789_")
+    name = name or re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).lstrip("-0123456789_").rstrip("-")
     source = Local(str(path.resolve()), column, separator, loaders.file_digests(path))
     return register(Corpus(name, title or path.name, licence, (source,), loaders.local, 1, language, kind))

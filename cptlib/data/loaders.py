@@ -106,7 +106,10 @@ def gcide(wheel: Archive) -> Iterator[Document]:
 
 
 def licences(wheel: Archive) -> Iterator[Document]:
-    """One document a licence text, without its YAML front matter. The detection rules beside them are left out."""
+    """One document a licence text, without its YAML front matter. The detection rules beside them are left out.
+
+    Fifteen entries of version 32.1.0 have no text after the front matter and stand as they are (0.04 % of the text).
+    """
     for member in wheel.members(r"licensedcode/data/licenses/[^/]*\.LICENSE"):
         yield from long_enough([re.sub(r"\A---.*?\n---[ ]*\n", "", wheel.text(member), flags=re.S)])
 

@@ -1,9 +1,22 @@
-"""Scaling laws: formulas, robust fits that say whether to trust them, bootstrap intervals, and what a fit tells you to do."""
+"""Scaling laws: formulas, robust fits that say whether to trust them, intervals, and what a fit tells you to do."""
 
 from __future__ import annotations
 
 from cptlib.laws import chinchilla, cross_domain, dcpt  # noqa: F401  (they register their laws)
 from cptlib.laws.base import COLUMNS, LAWS, Column, Law, Parameter, law, register
-from cptlib.laws.fit import FitResult, FitStatus, Prediction, fit
+from cptlib.laws.fit import fit
+from cptlib.laws.result import FitResult, FitStatus, Prediction
 
-__all__ = ["COLUMNS", "LAWS", "Column", "FitResult", "FitStatus", "Law", "Parameter", "Prediction", "fit", "law", "register"]
+__all__ = [
+    "COLUMNS",
+    "LAWS",
+    "Column",
+    "FitResult",
+    "FitStatus",
+    "Law",
+    "Parameter",
+    "Prediction",
+    "fit",
+    "law",
+    "register",
+]

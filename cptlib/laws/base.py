@@ -109,8 +109,8 @@ class Law:
     columns : tuple of str
         The columns it reads.
     evaluate : callable
-        `evaluate(p, x, jacobian)` with `p` name -> (S, 1) and `x` column -> (n,); returns the loss (S, n) and, if asked,
-        a dict of derivatives name -> (S, n).
+        `evaluate(p, x, jacobian)` with `p` name -> (S, 1) and `x` column -> (n,); returns the loss (S, n) and, if
+        asked, a dict of derivatives name -> (S, n).
     units : dict
         Parameter -> (column, exponent): with the column divided by s the parameter is divided by s**exponent, where
         exponent is a number or the name of another parameter. Columns named here are rescaled by the solver.
@@ -143,7 +143,6 @@ class Law:
     curve: tuple[str, ...] = ()
     strata: str | None = None
     conditions: str = ""
-    __doc__ = __doc__
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -179,7 +178,9 @@ class Law:
             params = [params[name] for name in self.names]
         vector = np.asarray(params, dtype=float)
         if vector.shape[-1:] != (len(self.names),):
-            raise CptError(f"law {self.name} has {len(self.names)} parameters ({', '.join(self.names)}), got {vector.shape}")
+            raise CptError(
+                f"law {self.name} has {len(self.names)} parameters ({', '.join(self.names)}), got {vector.shape}"
+            )
         return vector
 
     def _columns(self, frame) -> Batch:

@@ -1,7 +1,7 @@
 """Bootstrap intervals: whole runs are drawn again, and all replicates are fitted as one batch.
 
-The points of one run are autocorrelated, so a run is kept or dropped whole. A replicate is a set of weights on the points
-(how often each run was drawn), so replicates share one table and one batched solver.
+The points of one run are autocorrelated, so a run is kept or dropped whole. A replicate is a set of weights on the
+points (how often each run was drawn), so replicates share one table and one batched solver.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cptlib.laws.solver import descend
+from cptlib.laws.solver import LARGE, descend
 
 STRATUM = 3  # runs a stratum must hold to be resampled on its own
 
@@ -17,16 +17,21 @@ STRATUM = 3  # runs a stratum must hold to be resampled on its own
 def clusters(frame: pd.DataFrame, model, cluster: str = "run") -> tuple[np.ndarray, str]:
     """Run of every row as integers (n,), and a sentence that says what counts as a run."""
     if cluster in frame.columns:
-        return pd.factorize(frame[cluster])[0], f"resampled whole runs (column {cluster})"
+        return pd.factorize(frame[cluster], use_na_sentinel=False)[0], f"resampled whole runs (column {cluster})"
     curve = [name for name in model.curve if name in frame.columns]
     if curve:
         codes = frame.groupby(curve, sort=False, dropna=False).ngroup().to_numpy()
         if 3 <= codes.max() + 1 <= len(frame) / 2:
-            return codes, f"no column {cluster}: rows that agree in {', '.join(curve)} were resampled together as one run"
+            return (
+                codes,
+                f"no column {cluster}: rows that agree in {', '.join(curve)} were resampled together as one run",
+            )
     return np.arange(len(frame)), f"no column {cluster}: single points were resampled"
 
 
-def weights(codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int) -> np.ndarray:
+def weights(
+    codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int
+) -> np.ndarray:
     """How often each point is drawn, (count, n): runs with replacement, within strata where each holds enough runs.
 
     A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three) is
@@ -65,7 +70,9 @@ def weights(codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.
     return out[:, codes]
 
 
-def resample(prepared, optima: np.ndarray, frame: pd.DataFrame, count: int, cluster: str, seed: int) -> tuple[np.ndarray, str]:
+def resample(
+    prepared, optima: np.ndarray, frame: pd.DataFrame, count: int, cluster: str, seed: int
+) -> tuple[np.ndarray, str]:
     """Parameters of `count` refits (count, p), warm-started from the estimate and other good local optima (k, m)."""
     problem = prepared.problem
     model = problem.law
@@ -74,12 +81,21 @@ def resample(prepared, optima: np.ndarray, frame: pd.DataFrame, count: int, clus
     w = weights(codes, strata, problem.x, count, seed)
     best = None
     for start in optima:
-        rough = descend(problem, np.tile(start, (count, 1)), weights=w, iterations=12 if len(optima) > 1 else 4, newton=False,
-                        rtol=1e-5)
+        rough = descend(
+            problem,
+            np.tile(start, (count, 1)),
+            weights=w,
+            iterations=12 if len(optima) > 1 else 4,
+            newton=False,
+            rtol=1e-5,
+        )
         if best is None:
             best = rough.q.copy(), rough.objective.copy()
         else:
             better = rough.objective < best[1]
             best[0][better], best[1][better] = rough.q[better], rough.objective[better]
     final = descend(problem, best[0], weights=w, iterations=40, newton=True, rtol=1e-7)
-    return prepared.restore(final.q), f"{sentence}: {int(codes.max()) + 1} runs, {count} draws"
+    draws = prepared.restore(final.q)
+    good = np.isfinite(draws).all(axis=1) & (final.objective < LARGE)
+    sentence = f"{sentence}: {int(codes.max()) + 1} runs, {count} draws"
+    return draws[good], sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"

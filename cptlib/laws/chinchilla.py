@@ -7,8 +7,16 @@ import numpy as np
 from cptlib.laws.base import Batch, Context, Fold, Law, Parameter, register
 from cptlib.laws.terms import constant, power, total
 
-LEVEL = Parameter("E", 0.0, np.inf, "nats per token", "loss that neither size nor data removes", linear=True,
-                  coordinate="linear", grid=(np.exp(-1.0), np.exp(-0.5), 1.0, np.exp(0.5), np.e))
+LEVEL = Parameter(
+    "E",
+    0.0,
+    np.inf,
+    "nats per token",
+    "loss that neither size nor data removes",
+    linear=True,
+    coordinate="linear",
+    grid=(np.exp(-1.0), np.exp(-0.5), 1.0, np.exp(0.5), np.e),
+)
 SIZE = (
     Parameter("A", 0.0, np.inf, "nats x N^alpha", "size of the model-size term", linear=True, coordinate="linear"),
     Parameter("alpha", 0.0, 20.0, "1", "exponent of model size", start=(0.02, 3.0), grid=(0.0, 0.5, 1.0, 1.5, 2.0)),
@@ -21,14 +29,20 @@ DATA = (
 
 def fold_size(value: float) -> Fold:
     """What a single model size leaves of `E + A/N^alpha`."""
-    return Fold({"A": 0.0, "alpha": 1.0}, ("A", "alpha"),
-                f"one model size (N = {value:g}): the N term folds into E, and nothing is claimed about N")
+    return Fold(
+        {"A": 0.0, "alpha": 1.0},
+        ("A", "alpha"),
+        f"one model size (N = {value:g}): the N term folds into E, and nothing is claimed about N",
+    )
 
 
 def fold_data(value: float) -> Fold:
     """What a single token count leaves of `E + B/D^beta`."""
-    return Fold({"B": 0.0, "beta": 1.0}, ("B", "beta"),
-                f"one token count (D = {value:g}): the D term folds into E, and nothing is claimed about D")
+    return Fold(
+        {"B": 0.0, "beta": 1.0},
+        ("B", "beta"),
+        f"one token count (D = {value:g}): the D term folds into E, and nothing is claimed about D",
+    )
 
 
 def _fold_chinchilla(column: str, value: float) -> Fold:
@@ -67,7 +81,7 @@ def _openai(p: Batch, x: Batch, jacobian: bool):
 
 
 def _openai_link(p: Batch, context: Context):
-    """Step in the loss each term alone would give at a typical N and D: log Nc and log Dc are huge when alphas are small."""
+    """Step in the loss each term alone gives at a typical N and D: log Nc and log Dc are huge when alphas are small."""
     natural, parts = dict(p), {}
     for size, exponent in (("Nc", "alphaN"), ("Dc", "alphaD")):
         log = np.clip(np.log(p[size]) / p[exponent], -650.0, 650.0)
@@ -83,10 +97,16 @@ def _openai_unlink(p: Batch, context: Context):
 
 def _fold_openai(column: str, value: float) -> Fold:
     if column == "N":
-        return Fold({"alphaN": 0.1}, ("Nc", "alphaN"),
-                    f"one model size (N = {value:g}): the N term is a constant, and nothing is claimed about N")
-    return Fold({"Dc": 1e-280, "alphaD": 1.0}, ("Dc", "alphaD"),
-                f"one token count (D = {value:g}): the D term is left out, and nothing is claimed about D")
+        return Fold(
+            {"alphaN": 0.1},
+            ("Nc", "alphaN"),
+            f"one model size (N = {value:g}): the N term is a constant, and nothing is claimed about N",
+        )
+    return Fold(
+        {"Dc": 1e-280, "alphaD": 1.0},
+        ("Dc", "alphaD"),
+        f"one token count (D = {value:g}): the D term is left out, and nothing is claimed about D",
+    )
 
 
 openai = Law(

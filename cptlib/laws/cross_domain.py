@@ -1,8 +1,8 @@
-"""The Cross-Domain D-CPT law: one fit for many domains, told apart by how learnable each is (arXiv 2406.01375, Sec. 3.2).
+"""The Cross-Domain D-CPT law: one fit for many domains, told apart by how learnable each is (2406.01375, Sec. 3.2).
 
 `L = E + A/N^alpha + B r^eta/D^beta + C/(r+eps)^gamma + F/K^mu`. K is built from early losses of the domain (Sec. 4.4):
-`K1 = w1/k1`, `K2 = w2 k2`, `K3 = w1/k1 + w2 k2` (the paper's choice), `K4 = K3 + w3/k3`. F and a common factor of the w's
-cannot be told apart (F/(sK)^mu = (F/s^mu)/K^mu), so the first w of each form is 1 here.
+`K1 = w1/k1`, `K2 = w2 k2`, `K3 = w1/k1 + w2 k2` (the paper's choice), `K4 = K3 + w3/k3`. F and a common factor of
+the w's cannot be told apart (F/(sK)^mu = (F/s^mu)/K^mu), so the first w of each form is 1 here.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def early_losses(start: float, at_1000: float, at_5000: float, at_10000: float, 
     """The domain's k1, k2, k3 from its validation loss at steps 0, 1,000, 5,000 and 10,000.
 
     k1 is the loss after 1,000 steps, k2 = L0 - L5000. The paper prints k3 as
-    `(L0 - L5000) - (L5000 - L10000) = L0 - L10000`, but the left side is `L0 - 2 L5000 + L10000`: choose with `reading`,
-    "difference" for the left side, "total" for the right.
+    `(L0 - L5000) - (L5000 - L10000) = L0 - L10000`, but the left side is `L0 - 2 L5000 + L10000`: choose with
+    `reading`, "difference" for the left side, "total" for the right.
 
     Raises
     ------
@@ -82,7 +82,9 @@ def _cross_domain(definition: str, name: str) -> Law:
         if column in columns:  # the domains do not differ: uniformity, E0 = E + F/K0^mu
             names = ("F", "mu", *(weight.name for weight in weights))
             fixed = {name: 0.0 if name == "F" else 1.0 for name in names}
-            return Fold(fixed, names, f"one value of {column} ({value:g}): the K term folds into E; nothing is claimed about K")
+            return Fold(
+                fixed, names, f"one value of {column} ({value:g}): the K term folds into E; nothing is claimed about K"
+            )
         return COMMON["fold"](column, value)
 
     return Law(
@@ -91,11 +93,22 @@ def _cross_domain(definition: str, name: str) -> Law:
         formula=f"L = E + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma + F/K^mu, K = {form}",
         paper=PAPER + "Sec. 3.2, 4.4",
         parameters=(E, A, ALPHA, B, BETA, ETA, C, GAMMA, EPS, F, MU, *weights),
-        evaluate=total(constant("E"), power("A", "N", "alpha"), ratio_power("B", "eta", "beta"),
-                       shifted_power("C", "gamma", "eps"), _learnability_term(definition)),
+        evaluate=total(
+            constant("E"),
+            power("A", "N", "alpha"),
+            ratio_power("B", "eta", "beta"),
+            shifted_power("C", "gamma", "eps"),
+            _learnability_term(definition),
+        ),
         conditions="eta > 1",
-        **{**COMMON, "columns": ("N", "D", "r", *columns), "curve": ("N", "r", *columns), "fold": fold,
-           "link": _anchor, "unlink": _unanchor},
+        **{
+            **COMMON,
+            "columns": ("N", "D", "r", *columns),
+            "curve": ("N", "r", *columns),
+            "fold": fold,
+            "link": _anchor,
+            "unlink": _unanchor,
+        },
     )
 
 

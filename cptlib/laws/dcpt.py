@@ -1,7 +1,7 @@
 """The D-CPT law and the forms it was chosen from (arXiv 2406.01375): loss over size, tokens and mixture ratio.
 
-`L = E + A/N^alpha + B r^eta/D^beta + C/(r+eps)^gamma` (Eq. 1, 6), where r is always the ratio of the corpus whose loss is
-predicted. The paper's numbers are in units of 1e9 for N and D (its allocation numbers come out only so).
+`L = E + A/N^alpha + B r^eta/D^beta + C/(r+eps)^gamma` (Eq. 1, 6), where r is always the ratio of the corpus whose
+loss is predicted. The paper's numbers are in units of 1e9 for N and D (its allocation numbers come out only so).
 """
 
 from __future__ import annotations
@@ -22,10 +22,25 @@ E, (A, ALPHA), (B, BETA) = LEVEL, SIZE, DATA
 ALPHA, BETA = replace(ALPHA, grid=POSITIVE), replace(BETA, grid=POSITIVE)
 C = Parameter("C", 0.0, np.inf, "nats", "size of the mixture term", linear=True, coordinate="linear")
 GAMMA = Parameter("gamma", 0.0, 100.0, "1", "exponent of the mixture term", start=(0.03, 5.0), grid=POSITIVE)
-EPS = Parameter("eps", 1e-9, 100.0, "ratio", "keeps the mixture term finite at r = 0", start=(0.003, 3.0),
-                grid=(0.0, 0.5), soft=0.02)
-ETA = Parameter("eta", 1.0, 100.0, "1", "exponent of the ratio in the data term", start=(1.02, 6.0),
-                grid=tuple(1.0 + np.exp(PRINTED)))
+EPS = Parameter(
+    "eps",
+    1e-9,
+    100.0,
+    "ratio",
+    "keeps the mixture term finite at r = 0",
+    start=(0.003, 3.0),
+    grid=(0.0, 0.5),
+    soft=0.02,
+)
+ETA = Parameter(
+    "eta",
+    1.0,
+    100.0,
+    "1",
+    "exponent of the ratio in the data term",
+    start=(1.02, 6.0),
+    grid=tuple(1.0 + np.exp(PRINTED)),
+)
 ETA_FREE = replace(ETA, lower=1e-6, start=(0.03, 6.0))
 
 PAPER = "Que et al. 2024, arXiv 2406.01375, "
@@ -37,7 +52,7 @@ SINGLE_D = "one token count (D = {0:g}): B stands for B/D^beta, and nothing is c
 
 
 def smallest_c(B, eta, eps, gamma, beta, d_min):
-    """The paper's `C0 = B eta (1+eps)^(gamma+1) / (gamma Dmin^beta)` (Eq. 24-25): with C > C0, dL/dr < 0 for D >= Dmin."""
+    """The paper's `C0 = B eta (1+eps)^(gamma+1) / (gamma Dmin^beta)` (Eq. 24-25): above it dL/dr < 0 for D >= Dmin."""
     return B * eta * (1 + eps) ** (gamma + 1) / (gamma * d_min**beta)
 
 
@@ -50,8 +65,11 @@ def fold_dcpt(column: str, value: float) -> Fold:
     fixed = {"C": 0.0, "gamma": 1.0, "eps": 0.1, "eta": 0.0}
     if value > 0:
         return Fold(fixed, ("C", "gamma", "eps", "eta"), OFFSET.format(value) + "; B stands for B r^eta")
-    return Fold({**fixed, "B": 0.0, "eta": 1.0, "beta": 1.0}, ("C", "gamma", "eps", "eta", "B", "beta"),
-                OFFSET.format(value) + "; at r = 0 the D term vanishes, so nothing is claimed about D either")
+    return Fold(
+        {**fixed, "B": 0.0, "eta": 1.0, "beta": 1.0},
+        ("C", "gamma", "eps", "eta", "B", "beta"),
+        OFFSET.format(value) + "; at r = 0 the D term vanishes, so nothing is claimed about D either",
+    )
 
 
 def _fold_without_eta(column: str, value: float) -> Fold:
@@ -116,7 +134,12 @@ def _l4(p: Batch, x: Batch, jacobian: bool):
     if not jacobian:
         return outer + data + mix, None
     return outer + data + mix, {
-        **parts, "B": data_shape, "b": data * r / p["b"], "beta": -data * log_d, "C": mix_shape, "c": -mix * r / p["c"],
+        **parts,
+        "B": data_shape,
+        "b": data * r / p["b"],
+        "beta": -data * log_d,
+        "C": mix_shape,
+        "c": -mix * r / p["c"],
     }
 
 
@@ -130,7 +153,10 @@ def _l5(p: Batch, x: Batch, jacobian: bool):
     if not jacobian:
         return outer + data, None
     return outer + data, {
-        **parts, "B": shape, "beta": -data * log, "sigma": -p["beta"] * data * (1 - x["r"]) / tokens,
+        **parts,
+        "B": shape,
+        "beta": -data * log,
+        "sigma": -p["beta"] * data * (1 - x["r"]) / tokens,
     }
 
 
@@ -163,10 +189,16 @@ def _fold_l2(column: str, value: float) -> Fold:
     if column == "N":
         return fold_size(value)
     if column == "D":
-        return Fold({"B": 0.0, "beta": 1.0}, ("B", "beta"),
-                    f"one token count (D = {value:g}): the D term is left out, and nothing is claimed about D")
-    return Fold({"gamma": 0.0, "eps": 0.1}, ("gamma", "eps"),
-                f"one ratio (r = {value:g}): C stands for C/(r+eps)^gamma, and nothing is claimed about the ratio")
+        return Fold(
+            {"B": 0.0, "beta": 1.0},
+            ("B", "beta"),
+            f"one token count (D = {value:g}): the D term is left out, and nothing is claimed about D",
+        )
+    return Fold(
+        {"gamma": 0.0, "eps": 0.1},
+        ("gamma", "eps"),
+        f"one ratio (r = {value:g}): C stands for C/(r+eps)^gamma, and nothing is claimed about the ratio",
+    )
 
 
 def _fold_l4(column: str, value: float) -> Fold:
@@ -179,15 +211,22 @@ def _fold_l5(column: str, value: float) -> Fold:
     if column == "N":
         return fold_size(value)
     if column == "D":
-        raise CptError("dcpt-l5 needs at least two token counts in column D: its only other argument is sigma, in tokens")
-    return Fold({"sigma": 1.0}, ("sigma",), f"one ratio (r = {value:g}): sigma is not claimed; nothing is said about the ratio")
+        raise CptError(
+            "dcpt-l5 needs at least two token counts in column D: its only other argument is sigma, in tokens"
+        )
+    return Fold(
+        {"sigma": 1.0}, ("sigma",), f"one ratio (r = {value:g}): sigma is not claimed; nothing is said about the ratio"
+    )
 
 
 def _fold_l7(column: str, value: float) -> Fold:
     if column != "r":
         return fold_dcpt(column, value)
-    return Fold({"C": 0.0, "gamma": 1.0, "eps": 0.1, "eta": 0.0}, ("C", "gamma", "eps", "eta"),
-                OFFSET.format(value) + "; B stands for B (r+eps)^eta")
+    return Fold(
+        {"C": 0.0, "gamma": 1.0, "eps": 0.1, "eta": 0.0},
+        ("C", "gamma", "eps", "eta"),
+        OFFSET.format(value) + "; B stands for B (r+eps)^eta",
+    )
 
 
 COMMON = {"columns": ("N", "D", "r"), "curve": ("N", "r"), "strata": "N", "units": UNITS, "fold": fold_dcpt}
@@ -196,57 +235,119 @@ NONLINEAR_B = replace(B, linear=False, coordinate="linear", start=(0.01, 3.0))
 BASE_B = Parameter("b", 1.0, 1e6, "1", "base of the ratio in the data term", start=(1.02, 50.0), coordinate="log")
 
 l1 = Law(
-    name="dcpt-l1", title="D-CPT L1, additive", formula="L = E + A/N^alpha + B/D^beta + C/(r+eps)^gamma",
-    paper=PAPER + "Sec. 4.2", parameters=(E, A, ALPHA, B, BETA, C, GAMMA, EPS),
-    evaluate=total(constant("E"), power("A", "N", "alpha"), power("B", "D", "beta"), shifted_power("C", "gamma", "eps")),
+    name="dcpt-l1",
+    title="D-CPT L1, additive",
+    formula="L = E + A/N^alpha + B/D^beta + C/(r+eps)^gamma",
+    paper=PAPER + "Sec. 4.2",
+    parameters=(E, A, ALPHA, B, BETA, C, GAMMA, EPS),
+    evaluate=total(
+        constant("E"), power("A", "N", "alpha"), power("B", "D", "beta"), shifted_power("C", "gamma", "eps")
+    ),
     **{**ANCHORED, "fold": _fold_l1},
 )
 l2 = Law(
-    name="dcpt-l2", title="D-CPT L2, power of a sum", formula="L = E + A/N^alpha + (B/D^beta + C/(r+eps)^gamma)^eta",
-    paper=PAPER + "Sec. 4.2", parameters=(E, A, ALPHA, NONLINEAR_B, BETA, replace(C, linear=False, start=(0.01, 3.0)),
-                                          GAMMA, EPS, replace(ETA_FREE, start=(0.1, 3.0))),
-    evaluate=_l2, **{**ANCHORED, "fold": _fold_l2},
+    name="dcpt-l2",
+    title="D-CPT L2, power of a sum",
+    formula="L = E + A/N^alpha + (B/D^beta + C/(r+eps)^gamma)^eta",
+    paper=PAPER + "Sec. 4.2",
+    parameters=(
+        E,
+        A,
+        ALPHA,
+        NONLINEAR_B,
+        BETA,
+        replace(C, linear=False, start=(0.01, 3.0)),
+        GAMMA,
+        EPS,
+        replace(ETA_FREE, start=(0.1, 3.0)),
+    ),
+    evaluate=_l2,
+    **{**ANCHORED, "fold": _fold_l2},
 )
 l3 = Law(
-    name="dcpt-l3", title="D-CPT Law (L3)", formula="L = E + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma",
-    paper=PAPER + "Eq. 1, 6; conditions Eq. 24-25", parameters=(E, A, ALPHA, B, BETA, ETA, C, GAMMA, EPS),
-    evaluate=total(constant("E"), power("A", "N", "alpha"), ratio_power("B", "eta", "beta"),
-                   shifted_power("C", "gamma", "eps")),
+    name="dcpt-l3",
+    title="D-CPT Law (L3)",
+    formula="L = E + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma",
+    paper=PAPER + "Eq. 1, 6; conditions Eq. 24-25",
+    parameters=(E, A, ALPHA, B, BETA, ETA, C, GAMMA, EPS),
+    evaluate=total(
+        constant("E"), power("A", "N", "alpha"), ratio_power("B", "eta", "beta"), shifted_power("C", "gamma", "eps")
+    ),
     conditions="eta > 1 and C > C0 = B*eta*(1+eps)^(gamma+1)/(gamma*Dmin^beta), Dmin the smallest D in the data",
     **{**COMMON, "link": _above_c0, "unlink": _unlink_above_c0},
 )
 l3_eta = replace(
-    l3, name="dcpt-l3-eta", title="D-CPT L3 with eta > 1 alone", link=_anchor, unlink=_unanchor,
-    paper=PAPER + "Eq. 6 without the condition on C", conditions="eta > 1",
+    l3,
+    name="dcpt-l3-eta",
+    title="D-CPT L3 with eta > 1 alone",
+    link=_anchor,
+    unlink=_unanchor,
+    paper=PAPER + "Eq. 6 without the condition on C",
+    conditions="eta > 1",
 )
 l3_free = replace(
-    l3, name="dcpt-l3-free", title="D-CPT L3 without conditions", link=_anchor, unlink=_unanchor,
-    paper=PAPER + "Eq. 6 without Eq. 24-25", parameters=(E, A, ALPHA, B, BETA, ETA_FREE, C, GAMMA, EPS),
+    l3,
+    name="dcpt-l3-free",
+    title="D-CPT L3 without conditions",
+    link=_anchor,
+    unlink=_unanchor,
+    paper=PAPER + "Eq. 6 without Eq. 24-25",
+    parameters=(E, A, ALPHA, B, BETA, ETA_FREE, C, GAMMA, EPS),
     conditions="eta > 0",
 )
 l4 = Law(
-    name="dcpt-l4", title="D-CPT L4, exponential in the ratio", formula="L = E + A/N^alpha + B*b^r/D^beta + C/c^r",
-    paper=PAPER + "Sec. 4.2", parameters=(E, A, ALPHA, B, BETA, BASE_B, C,
-                                          replace(BASE_B, name="c", meaning="base of the ratio in the mixture term")),
-    evaluate=_l4, conditions="b > 1 and c > 1", **{**COMMON, "fold": _fold_l4},
+    name="dcpt-l4",
+    title="D-CPT L4, exponential in the ratio",
+    formula="L = E + A/N^alpha + B*b^r/D^beta + C/c^r",
+    paper=PAPER + "Sec. 4.2",
+    parameters=(
+        E,
+        A,
+        ALPHA,
+        B,
+        BETA,
+        BASE_B,
+        C,
+        replace(BASE_B, name="c", meaning="base of the ratio in the mixture term"),
+    ),
+    evaluate=_l4,
+    conditions="b > 1 and c > 1",
+    **{**COMMON, "fold": _fold_l4},
 )
 l5 = Law(
-    name="dcpt-l5", title="D-CPT L5, effective tokens", formula="L = E + A/N^alpha + B/(r*D + (1-r)*sigma)^beta",
+    name="dcpt-l5",
+    title="D-CPT L5, effective tokens",
+    formula="L = E + A/N^alpha + B/(r*D + (1-r)*sigma)^beta",
     paper=PAPER + "Sec. 4.2",
-    parameters=(E, A, ALPHA, B, BETA,
-                Parameter("sigma", 1e-9, 1e9, "D", "tokens a mixture without the corpus is worth", start=(1e-3, 1e2),
-                          coordinate="log")),
-    evaluate=_l5, **{**COMMON, "units": {**UNITS, "sigma": ("D", 1.0)}, "fold": _fold_l5},
+    parameters=(
+        E,
+        A,
+        ALPHA,
+        B,
+        BETA,
+        Parameter(
+            "sigma", 1e-9, 1e9, "D", "tokens a mixture without the corpus is worth", start=(1e-3, 1e2), coordinate="log"
+        ),
+    ),
+    evaluate=_l5,
+    **{**COMMON, "units": {**UNITS, "sigma": ("D", 1.0)}, "fold": _fold_l5},
 )
 l6 = Law(
-    name="dcpt-l6", title="D-CPT L6, exponential data term", formula="L = E + A/N^alpha + B*e^r/D^beta + C/(r+eps)^gamma",
-    paper=PAPER + "App. E.4", parameters=(E, A, ALPHA, B, BETA, C, GAMMA, EPS), evaluate=_l6,
+    name="dcpt-l6",
+    title="D-CPT L6, exponential data term",
+    formula="L = E + A/N^alpha + B*e^r/D^beta + C/(r+eps)^gamma",
+    paper=PAPER + "App. E.4",
+    parameters=(E, A, ALPHA, B, BETA, C, GAMMA, EPS),
+    evaluate=_l6,
     **{**ANCHORED, "fold": _fold_without_eta},
 )
 l7 = Law(
-    name="dcpt-l7", title="D-CPT L7, shifted data term",
+    name="dcpt-l7",
+    title="D-CPT L7, shifted data term",
     formula="L = E + A/N^alpha + B*(r+eps)^eta/D^beta + C/(r+eps)^gamma",
-    paper=PAPER + "App. E.4", parameters=(E, A, ALPHA, B, BETA, ETA_FREE, C, GAMMA, EPS), evaluate=_l7,
+    paper=PAPER + "App. E.4",
+    parameters=(E, A, ALPHA, B, BETA, ETA_FREE, C, GAMMA, EPS),
+    evaluate=_l7,
     **{**ANCHORED, "fold": _fold_l7},
 )
 

@@ -89,9 +89,36 @@ def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> 
 
 
 _NODES = (
-    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub,
-    ast.Mult, ast.Div, ast.Pow, ast.BitAnd, ast.BitOr, ast.Invert, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt,
-    ast.GtE, ast.In, ast.NotIn, ast.List, ast.Tuple, ast.Load, ast.Name, ast.Constant,
+    ast.Expression,
+    ast.BoolOp,
+    ast.And,
+    ast.Or,
+    ast.UnaryOp,
+    ast.Not,
+    ast.USub,
+    ast.UAdd,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.BitAnd,
+    ast.BitOr,
+    ast.Invert,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+    ast.In,
+    ast.NotIn,
+    ast.List,
+    ast.Tuple,
+    ast.Load,
+    ast.Name,
+    ast.Constant,
 )
 
 
@@ -109,11 +136,14 @@ def select(frame: pd.DataFrame, expression: str) -> np.ndarray:
         raise CptError(f"cannot read the expression {expression!r}: {getattr(error, 'msg', error)}") from error
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
-            raise CptError(f"expression {expression!r} may hold only columns, numbers, comparisons and and/or/not, "
-                           f"not {type(node).__name__}")
+            raise CptError(
+                f"expression {expression!r} may hold only columns, numbers, comparisons and and/or/not, "
+                f"not {type(node).__name__}"
+            )
         if isinstance(node, ast.Name) and node.id not in frame.columns:
-            raise CptError(f"expression {expression!r} names no column {node.id!r}; "
-                           f"columns: {', '.join(map(str, frame.columns))}")
+            raise CptError(
+                f"expression {expression!r} names no column {node.id!r}; columns: {', '.join(map(str, frame.columns))}"
+            )
     try:
         mask = np.asarray(frame.eval(expression.strip(), engine="python"))
     except Exception as error:  # pandas raises many kinds; all of them mean the expression does not fit the frame

@@ -1,6 +1,6 @@
 """What a fitted law tells you to do: the D-CPT paper's three usages (arXiv 2406.01375, Sec. 4.3, App. G).
 
-Each answer carries a bootstrap interval, the range the law was fitted on, and a sentence that says when it lies outside.
+Each answer carries a bootstrap interval, the range the law was fitted on, and a sentence that says when it is outside.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cptlib.errors import CptError
-from cptlib.laws.fit import FitResult
+from cptlib.laws.result import FitResult
 
 GRID = 2001
 LEVEL = 0.95
@@ -38,11 +38,17 @@ class Plan:
     def to_json(self) -> dict:
         """The plan as JSON types."""
         return {
-            "kind": self.kind, "quantity": self.quantity, "value": self.value,
-            "lo": self.interval[0] if self.interval else None, "hi": self.interval[1] if self.interval else None,
-            "details": self.details, "intervals": {k: list(v) for k, v in self.intervals.items()},
+            "kind": self.kind,
+            "quantity": self.quantity,
+            "value": self.value,
+            "lo": self.interval[0] if self.interval else None,
+            "hi": self.interval[1] if self.interval else None,
+            "details": self.details,
+            "intervals": {k: list(v) for k, v in self.intervals.items()},
             "fitted_range": {k: {c: list(v) for c, v in r.items()} for k, r in self.fitted_range.items()},
-            "extrapolation": self.extrapolation, "sentence": self.sentence, "notes": list(self.notes),
+            "extrapolation": self.extrapolation,
+            "sentence": self.sentence,
+            "notes": list(self.notes),
         }
 
 
@@ -78,7 +84,9 @@ def _outside(fit: FitResult, label: str, **point: float) -> list[str]:
         if name in fit.fitted_range:
             low, high = fit.fitted_range[name]
             if not low * (1 - 1e-9) - 1e-12 <= value <= high * (1 + 1e-9) + 1e-12:
-                words.append(f"{name} = {value:.4g} lies outside the {low:.4g} to {high:.4g} that the {label} law was fitted on")
+                words.append(
+                    f"{name} = {value:.4g} lies outside the {low:.4g} to {high:.4g} that the {label} law was fitted on"
+                )
     return words
 
 
@@ -139,9 +147,13 @@ def tradeoff(
     fitted = {"general": general.fitted_range, **({"domain": domain.fitted_range} if domain else {})}
     if not np.isfinite(value):
         rise = float(_curve(general, general.vector, N, D, 1.0)[0, 0]) / base_loss - 1
-        return Plan("ratio", "r_d", None, None, {"limit": limit, "rise_without_domain": rise}, {}, fitted, False,
-                    f"No ratio keeps the general loss below {limit:.4f}: even without domain data it ends {100 * rise:.2f}% "
-                    f"above the base model.")
+        extrapolation, sentence = _say(
+            f"No ratio keeps the general loss below {limit:.4f}: even without domain data it ends {100 * rise:.2f}% "
+            "above the base model.",
+            _outside(general, "general", N=N, D=D, r=1.0),
+        )
+        details = {"limit": limit, "rise_without_domain": rise}
+        return Plan("ratio", "r_d", None, None, details, {}, fitted, extrapolation, sentence)
     at = _curve(general, general.vector, N, D, 1.0 - value)[0, 0]
     details = {"general_loss": float(at), "limit": limit, "rise": float(at / base_loss - 1), "domain_loss": None}
     intervals, interval, notes = {}, None, []
@@ -159,12 +171,16 @@ def tradeoff(
             notes.append(f"{int(np.isnan(answers).sum())} of {len(answers)} bootstrap draws allow no ratio")
         limits = _interval(_curve(general, general.draws, N, D, 1.0 - value)[:, 0])
         intervals.update({"general_loss": limits} if limits else {})
-    answer = (f"Train with a domain ratio of {value:.3f}: the general loss is predicted to end at {at:.4f}, "
-              f"{100 * (at / base_loss - 1):.2f}% above the base model.")
+    answer = (
+        f"Train with a domain ratio of {value:.3f}: the general loss is predicted to end at {at:.4f}, "
+        f"{100 * (at / base_loss - 1):.2f}% above the base model."
+    )
     if value >= 1.0:
         answer = f"Domain data alone stay within the tolerance: general loss {at:.4f}, below the limit {limit:.4f}."
     extrapolation, sentence = _say(answer, words)
-    return Plan("ratio", "r_d", float(value), interval, details, intervals, fitted, extrapolation, sentence, tuple(notes))
+    return Plan(
+        "ratio", "r_d", float(value), interval, details, intervals, fitted, extrapolation, sentence, tuple(notes)
+    )
 
 
 def _best_ratio(fit: FitResult, P: np.ndarray, N: float, tokens: float, lowest: float) -> np.ndarray:
@@ -221,7 +237,11 @@ def limited_domain(domain: FitResult, N: float, domain_tokens: float, lowest: fl
     interior = bool(lowest < value < 1.0)
     limit = None
     params = dict(zip(domain.law.names, domain.vector, strict=True))
-    if domain.law.name.startswith("dcpt-l3") and not {"beta", "C"} & set(domain.folded) and params["gamma"] * params["C"] > 0:
+    if (
+        domain.law.name.startswith("dcpt-l3")
+        and not {"beta", "C"} & set(domain.folded)
+        and params["gamma"] * params["C"] > 0
+    ):
         with np.errstate(over="ignore", divide="ignore"):
             limit = interior_limit(params)
         limit = limit if np.isfinite(limit) else None
@@ -237,8 +257,17 @@ def limited_domain(domain: FitResult, N: float, domain_tokens: float, lowest: fl
         answer += " The best ratio is at the end of the range, not inside."
     extrapolation, sentence = _say(answer, words)
     details = {"D": D, "domain_loss": loss, "domain_loss_alone": alone, "interior": interior, "interior_below": limit}
-    return Plan("domain-tokens", "r_d", value, interval, details, intervals, {"domain": domain.fitted_range}, extrapolation,
-                sentence)
+    return Plan(
+        "domain-tokens",
+        "r_d",
+        value,
+        interval,
+        details,
+        intervals,
+        {"domain": domain.fitted_range},
+        extrapolation,
+        sentence,
+    )
 
 
 def allocation(alpha, A, beta, B):
@@ -282,15 +311,26 @@ def compute_optimal(fit: FitResult, compute: float, r: float | None = None, unit
         raise CptError(f"plan compute needs a ratio above 0 and at most 1 for {fit.law.name}, not {r}")
     lost = [name for name in ("A", "alpha", "B", "beta") if name in fit.folded]
     if lost:
-        raise CptError(f"the fit says nothing about {', '.join(lost)}: plan compute needs data with several N and several D")
+        raise CptError(
+            f"the fit says nothing about {', '.join(lost)}: plan compute needs data with several N and several D"
+        )
     budget = compute / unit**2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         a, b, G = (float(v[0]) for v in _allocation_of(fit, fit.vector[None], r))
         N, D = optimal_size(budget, a, b, G)
     fitted = {"law": fit.fitted_range}
     if not (np.isfinite(N) and N > 0 and np.isfinite(D) and D > 0):
-        return Plan("compute", "N", None, None, {"a": a, "b": b, "G": G}, {}, fitted, False,
-                    "No finite optimum: one of the two terms of the fit is zero.")
+        return Plan(
+            "compute",
+            "N",
+            None,
+            None,
+            {"a": a, "b": b, "G": G},
+            {},
+            fitted,
+            False,
+            "No finite optimum: one of the two terms of the fit is zero.",
+        )
     numeric = _numeric_size(fit, budget, r, N)
     ratio = {} if r is None or "r" not in fit.law.columns else {"r": r}
     interval, intervals = None, {}
@@ -304,7 +344,10 @@ def compute_optimal(fit: FitResult, compute: float, r: float | None = None, unit
     words = _outside(fit, "fitted", N=N, D=D, **ratio)
     words = [word.replace("the fitted law was", "the law was") for word in words]
     extrapolation, sentence = _say(
-        f"With {compute:.3g} operations train {N * unit:.4g} parameters on {D * unit:.4g} tokens: predicted loss {loss:.4f}.", words)
+        f"With {compute:.3g} operations train {N * unit:.4g} parameters on {D * unit:.4g} tokens: "
+        f"predicted loss {loss:.4f}.",
+        words,
+    )
     details = {"D": float(D), "a": a, "b": b, "G": G, "loss": loss, "N_numeric": numeric}
     return Plan("compute", "N", float(N), interval, details, intervals, fitted, extrapolation, sentence)
 
@@ -317,5 +360,7 @@ def _numeric_size(fit: FitResult, budget: float, r: float | None, centre: float)
         size = float(np.exp(log_n))
         return float(fit.law.predict(fit.vector, {"N": size, "D": budget / 6 / size, "r": 1.0 if r is None else r})[0])
 
-    found = minimize_scalar(loss, bounds=(np.log(centre) - 5, np.log(centre) + 5), method="bounded", options={"xatol": 1e-9})
+    found = minimize_scalar(
+        loss, bounds=(np.log(centre) - 5, np.log(centre) + 5), method="bounded", options={"xatol": 1e-9}
+    )
     return float(np.exp(found.x))

@@ -48,7 +48,10 @@ class Jet:
     def __mul__(self, other) -> Jet:
         o = other if isinstance(other, Jet) else Jet.of(other)
         return Jet(
-            self.v * o.v, self.N * o.v + self.v * o.N, self.D * o.v + self.v * o.D, self.r * o.v + self.v * o.r,
+            self.v * o.v,
+            self.N * o.v + self.v * o.N,
+            self.D * o.v + self.v * o.D,
+            self.r * o.v + self.v * o.r,
             self.Dr * o.v + self.D * o.r + self.r * o.D + self.v * o.Dr,
         )
 
@@ -74,21 +77,22 @@ def _outer(p, N):
 
 FORMULAS: dict[str, Callable] = {
     "dcpt-l1": lambda p, N, D, r: _outer(p, N) + p["B"] * D ** -p["beta"] + p["C"] * (r + p["eps"]) ** -p["gamma"],
-    "dcpt-l2": lambda p, N, D, r: _outer(p, N)
-    + (p["B"] * D ** -p["beta"] + p["C"] * (r + p["eps"]) ** -p["gamma"]) ** p["eta"],
-    "dcpt-l3": lambda p, N, D, r: _outer(p, N)
-    + p["B"] * (r ** p["eta"] * D ** -p["beta"])
-    + p["C"] * (r + p["eps"]) ** -p["gamma"],
-    "dcpt-l4": lambda p, N, D, r: _outer(p, N)
-    + p["B"] * ((r * np.log(p["b"])).exp() * D ** -p["beta"])
-    + p["C"] * (r * -np.log(p["c"])).exp(),
+    "dcpt-l2": lambda p, N, D, r: (
+        _outer(p, N) + (p["B"] * D ** -p["beta"] + p["C"] * (r + p["eps"]) ** -p["gamma"]) ** p["eta"]
+    ),
+    "dcpt-l3": lambda p, N, D, r: (
+        _outer(p, N) + p["B"] * (r ** p["eta"] * D ** -p["beta"]) + p["C"] * (r + p["eps"]) ** -p["gamma"]
+    ),
+    "dcpt-l4": lambda p, N, D, r: (
+        _outer(p, N) + p["B"] * ((r * np.log(p["b"])).exp() * D ** -p["beta"]) + p["C"] * (r * -np.log(p["c"])).exp()
+    ),
     "dcpt-l5": lambda p, N, D, r: _outer(p, N) + p["B"] * (r * D + (r * -1.0 + 1.0) * p["sigma"]) ** -p["beta"],
-    "dcpt-l6": lambda p, N, D, r: _outer(p, N)
-    + p["B"] * (r.exp() * D ** -p["beta"])
-    + p["C"] * (r + p["eps"]) ** -p["gamma"],
-    "dcpt-l7": lambda p, N, D, r: _outer(p, N)
-    + p["B"] * ((r + p["eps"]) ** p["eta"] * D ** -p["beta"])
-    + p["C"] * (r + p["eps"]) ** -p["gamma"],
+    "dcpt-l6": lambda p, N, D, r: (
+        _outer(p, N) + p["B"] * (r.exp() * D ** -p["beta"]) + p["C"] * (r + p["eps"]) ** -p["gamma"]
+    ),
+    "dcpt-l7": lambda p, N, D, r: (
+        _outer(p, N) + p["B"] * ((r + p["eps"]) ** p["eta"] * D ** -p["beta"]) + p["C"] * (r + p["eps"]) ** -p["gamma"]
+    ),
 }
 FORMULAS["dcpt-l3-free"] = FORMULAS["dcpt-l3"]
 
@@ -102,13 +106,23 @@ def draw(form: str, count: int, rng: np.random.Generator, conditions: bool = Tru
     eta > 1), and the same step of algebra for L6 and L7; without, C is free (and eta > 0). L1 needs none, L2, L4 and L5
     are drawn as the paper writes them, with b, c > 1 in L4.
     """
+
     def spread(low: float, high: float) -> np.ndarray:
         return np.exp(rng.uniform(np.log(low), np.log(high), count))
 
     p = {
-        "E": spread(0.1, 3), "A": spread(0.05, 3), "alpha": spread(0.05, 1), "B": spread(0.02, 3), "beta": spread(0.05, 1),
-        "C": spread(0.01, 3), "gamma": spread(0.05, 3), "eps": spread(0.02, 0.5), "eta": spread(0.2, 4),
-        "b": 1 + spread(0.05, 10), "c": 1 + spread(0.05, 10), "sigma": spread(0.01, 30),
+        "E": spread(0.1, 3),
+        "A": spread(0.05, 3),
+        "alpha": spread(0.05, 1),
+        "B": spread(0.02, 3),
+        "beta": spread(0.05, 1),
+        "C": spread(0.01, 3),
+        "gamma": spread(0.05, 3),
+        "eps": spread(0.02, 0.5),
+        "eta": spread(0.2, 4),
+        "b": 1 + spread(0.05, 10),
+        "c": 1 + spread(0.05, 10),
+        "sigma": spread(0.01, 30),
     }
     if conditions and form == "dcpt-l3":
         p["eta"] = 1 + spread(0.01, 3)
@@ -116,7 +130,9 @@ def draw(form: str, count: int, rng: np.random.Generator, conditions: bool = Tru
     elif conditions and form == "dcpt-l6":
         p["C"] = p["C"] + p["B"] * np.e * (1 + p["eps"]) ** (p["gamma"] + 1) / (p["gamma"] * _MIN_D ** p["beta"])
     elif conditions and form == "dcpt-l7":
-        p["C"] = p["C"] + p["B"] * p["eta"] * (1 + p["eps"]) ** (p["eta"] + p["gamma"]) / (p["gamma"] * _MIN_D ** p["beta"])
+        p["C"] = p["C"] + p["B"] * p["eta"] * (1 + p["eps"]) ** (p["eta"] + p["gamma"]) / (
+            p["gamma"] * _MIN_D ** p["beta"]
+        )
     return p
 
 
@@ -127,11 +143,13 @@ def jet(form: str, p: dict[str, np.ndarray], N, D, r) -> Jet:
     N, D, r = (np.asarray(value, dtype=float) for value in np.broadcast_arrays(N, D, r))
     one, zero = np.ones_like(N), np.zeros_like(N)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return FORMULAS[form](p, Jet(N, one, zero, zero, zero), Jet(D, zero, one, zero, zero), Jet(r, zero, zero, one, zero))
+        return FORMULAS[form](
+            p, Jet(N, one, zero, zero, zero), Jet(D, zero, one, zero, zero), Jet(r, zero, zero, one, zero)
+        )
 
 
 def _inconsistent(form: str, p, N, D, r) -> np.ndarray:
-    """Whether the loss at a fixed ratio is not a power law in D: ratios of differences over D, 4D, 16D, 64D must agree."""
+    """Whether the loss at one ratio is not a power law in D: ratios of differences over D, 4D, 16D, 64D must agree."""
     f = [jet(form, p, N, D * 4.0**k, r).v for k in range(4)]
     d1, d2, d3 = f[0] - f[1], f[1] - f[2], f[2] - f[3]
     noise = 1e-13 * np.abs(f[0]) * (np.abs(d1) + 2 * np.abs(d2) + np.abs(d3))
@@ -181,6 +199,13 @@ def requirement_table(draws: int = 10_000, seed: int = 0) -> list[dict]:
             continue
         for conditions in (True, False) if form in ("dcpt-l3", "dcpt-l6", "dcpt-l7") else (True,):
             flat = flat_without_data(form, 1000, seed) / 1000
-            rows.append({"form": form, "conditions": conditions, "draws": draws,
-                         **check(form, draws, seed, conditions), "flat_at_zero": flat})
+            rows.append(
+                {
+                    "form": form,
+                    "conditions": conditions,
+                    "draws": draws,
+                    **check(form, draws, seed, conditions),
+                    "flat_at_zero": flat,
+                }
+            )
     return rows

@@ -1,9 +1,10 @@
 """The solver: a robust fit of any law from many starting points at once.
 
-The objective is the sum over points of `w * Huber_delta(log prediction - log loss)`. Starting points are ranked with the
-linear parameters solved for (variable projection); the best descend together, as one numpy batch, by two kinds of damped
-step: reweighted least squares (safe far away) and Newton with the exact curvature (fast close by, where most points lie in
-the linear part of the Huber loss and least squares creeps). The same batch serves the bootstrap, a replicate a row.
+The objective is the sum over points of `w * Huber_delta(log prediction - log loss)`. Starting points are ranked with
+the linear parameters solved for (variable projection); the best descend together, as one numpy batch, by two kinds of
+damped step: reweighted least squares (safe far away) and Newton with the exact curvature (fast close by, where most
+points lie in the linear part of the Huber loss and least squares creeps). The same batch serves the bootstrap, a
+replicate a row.
 """
 
 from __future__ import annotations
@@ -90,8 +91,12 @@ class Problem:
         if law.unlink is not None:
             p, _ = law.unlink(p, self.context)
         lower, upper = self.bounds()
-        columns = [_to_coordinate(law.parameters[i], np.clip(p[law.names[i]], law.parameters[i].lower, law.parameters[i].upper))
-                   for i in self.free]
+        columns = [
+            _to_coordinate(
+                law.parameters[i], np.clip(p[law.names[i]], law.parameters[i].lower, law.parameters[i].upper)
+            )
+            for i in self.free
+        ]
         return np.clip(np.concatenate(columns, axis=1), lower, upper)
 
     def residuals(self, q: np.ndarray, jacobian: bool = False):
@@ -107,8 +112,9 @@ class Problem:
     def objective(self, q: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Sum of weighted Huber losses (S,), `LARGE` where the law has no value."""
         res, _ = self.residuals(q)
-        loss = huber(res, self.delta)
-        total = loss.sum(axis=1) if weights is None else (loss * weights).sum(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            loss = huber(res, self.delta)
+            total = loss.sum(axis=1) if weights is None else (loss * weights).sum(axis=1)
         return np.where(np.isfinite(total), total, LARGE)
 
 
@@ -131,7 +137,7 @@ def _from_coordinate(parameter, q):
 
 
 def _nonnegative(G: np.ndarray, h: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Batched least squares with bounds from below: normal equations G (S, k, k), h (S, k); best over all active sets."""
+    """Batched least squares bounded from below: normal equations G (S, k, k), h (S, k); best over all active sets."""
     S, k = h.shape
     best, value = np.broadcast_to(lower, (S, k)).copy(), np.full(S, np.inf)
     scale = np.sqrt(np.maximum(np.einsum("sii->si", G), 1e-300))
@@ -179,13 +185,21 @@ def starting_points(problem: Problem, count: int, keep: int, seed: int) -> np.nd
     q = np.clip(q, lower, upper)
     if len(problem.log_y) > 1500:  # ranking needs no more points than this
         rows = np.linspace(0, len(problem.log_y) - 1, 1500).astype(int)
-        problem = Problem(law, {k: v[rows] for k, v in problem.x.items()}, problem.log_y[rows], problem.context,
-                          problem.fixed, problem.delta)
+        problem = Problem(
+            law,
+            {k: v[rows] for k, v in problem.x.items()},
+            problem.log_y[rows],
+            problem.context,
+            problem.fixed,
+            problem.delta,
+        )
     if linear:
         size = max(1, CHUNK // (len(problem.log_y) * (len(free) + len(law.names))))
         for begin in range(0, len(q), size):
             q[begin : begin + size] = _solve_linear(problem, q[begin : begin + size], linear, lower)
-    res = np.concatenate([problem.residuals(part)[0] for part in np.array_split(q, max(1, len(q) * len(problem.log_y) // CHUNK))])
+    res = np.concatenate(
+        [problem.residuals(part)[0] for part in np.array_split(q, max(1, len(q) * len(problem.log_y) // CHUNK))]
+    )
     score = huber(res, 10 * problem.delta).sum(axis=1)
     order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
     order = order[np.isfinite(score[order])]
@@ -193,7 +207,9 @@ def starting_points(problem: Problem, count: int, keep: int, seed: int) -> np.nd
 
 
 def _grid(law: Law, indices: list[int], limit: int, rng) -> np.ndarray | None:
-    axes = [[v for v in law.parameters[i].grid if law.parameters[i].lower <= v <= law.parameters[i].upper] for i in indices]
+    axes = [
+        [v for v in law.parameters[i].grid if law.parameters[i].lower <= v <= law.parameters[i].upper] for i in indices
+    ]
     if not all(axes):
         return None
     points = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
@@ -243,8 +259,14 @@ class Descent:
     converged: np.ndarray
 
 
-def descend(problem: Problem, q: np.ndarray, weights: np.ndarray | None = None, iterations: int = 60,
-            newton: bool = True, rtol: float = 1e-13) -> Descent:
+def descend(
+    problem: Problem,
+    q: np.ndarray,
+    weights: np.ndarray | None = None,
+    iterations: int = 60,
+    newton: bool = True,
+    rtol: float = 1e-13,
+) -> Descent:
     """Minimise from every row of `q` at once; each row may have its own weights (S, n)."""
     n, m = len(problem.log_y), q.shape[1]
     size = max(1, CHUNK // (n * max(m, len(problem.law.names))))
@@ -252,7 +274,9 @@ def descend(problem: Problem, q: np.ndarray, weights: np.ndarray | None = None, 
     for begin in range(0, len(q), size):
         w = None if weights is None else weights[begin : begin + size]
         parts.append(_descend(problem, q[begin : begin + size], w, iterations, newton, rtol))
-    return Descent(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("q", "objective", "converged")))
+    return Descent(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("q", "objective", "converged"))
+    )
 
 
 def _gradient_parts(problem: Problem, q, weights):
@@ -271,7 +295,7 @@ def _gradient_parts(problem: Problem, q, weights):
 
 
 def _second_order(problem: Problem, q, psi, g, upper):
-    """sum_i psi_i d2 log prediction_i, by differences of the analytic gradient with psi held (psi has kinks, this not)."""
+    """sum_i psi_i d2 log prediction_i: differences of the analytic gradient with psi (which has kinks) held."""
     S, m = q.shape
     out = np.empty((S, m, m))
     for k in range(m):

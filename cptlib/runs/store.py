@@ -225,7 +225,7 @@ def software_versions() -> dict[str, str]:
     """Versions that a result may depend on."""
     from importlib.metadata import version
 
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "datasketch")}
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
 
 
 def code_revision() -> str:

@@ -26,8 +26,13 @@ def restarts(log_loss, y, bounds, starts, rng, count):
     for _ in range(count):
         start = np.array([rng.uniform(low, high) for low, high in starts])
         for _ in range(3):  # L-BFGS-B stops early at the kinks of the Huber loss: go on from where it stopped
-            out = minimize(objective, start, method="L-BFGS-B", bounds=bounds,
-                           options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 3000, "maxfun": 100_000})
+            out = minimize(
+                objective,
+                start,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 3000, "maxfun": 100_000},
+            )
             start = out.x
         if out.fun < best:
             best, where = out.fun, out.x
@@ -41,8 +46,14 @@ def chinchilla(N, D, y, rng, count=60):
         e, a, b, alpha, beta = t
         return logsumexp(np.stack([np.full_like(n, e), a - alpha * n, b - beta * d]), axis=0)
 
-    return restarts(log_loss, y, [(-30, 5), (-30, 5), (-30, 5), (0, 10), (0, 10)],
-                    [(-2, 1), (-2, 1), (-2, 1), (0, 2), (0, 2)], rng, count)
+    return restarts(
+        log_loss,
+        y,
+        [(-30, 5), (-30, 5), (-30, 5), (0, 10), (0, 10)],
+        [(-2, 1), (-2, 1), (-2, 1), (0, 2), (0, 2)],
+        rng,
+        count,
+    )
 
 
 def openai(N, D, y, rng, count=60):
@@ -52,8 +63,9 @@ def openai(N, D, y, rng, count=60):
         a, b, alpha_n, alpha_d = t
         return alpha_d * np.logaddexp((a - alpha_n * n) / alpha_d, b / alpha_d - d)
 
-    return restarts(log_loss, y, [(-30, 5), (-30, 5), (5e-3, 5), (5e-3, 5)], [(-1, 2), (-1, 2), (0.02, 1), (0.02, 1)],
-                    rng, count)
+    return restarts(
+        log_loss, y, [(-30, 5), (-30, 5), (5e-3, 5), (5e-3, 5)], [(-1, 2), (-1, 2), (0.02, 1), (0.02, 1)], rng, count
+    )
 
 
 def dcpt_l3(N, D, r, y, rng, count=60, eta_above=1.0):
