@@ -20,45 +20,63 @@ def parser() -> argparse.ArgumentParser:
     from cptlib.laws import command as laws
 
     top = argparse.ArgumentParser(
-        prog="cptlib", description="Continual pre-training: run experiments, fit laws, judge claims.", **_examples("cptlib sweep dcpt --profile smoke")
+        prog="cptlib",
+        description="Continual pre-training: run experiments, fit laws, judge claims.",
+        **_examples("cptlib sweep dcpt --profile smoke"),
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="text corpora: what there is, and fetching it", **_examples("cptlib data fetch --profile smoke"))
-    data.add_argument("action", choices=("list", "fetch"))
+    data = commands.add_parser(
+        "data", help="text corpora: what there is, and fetching it", **_examples("cptlib data fetch --profile smoke")
+    )
+    data.add_argument("action", choices=("list", "fetch", "measure"))
     data.add_argument("--profile", help="fetch only what this profile's notebooks use")
     data.add_argument("--json", action="store_true", help="list as JSON")
-    data.set_defaults(function=_data)
+    data.set_defaults(run=_data)
 
-    sweep = commands.add_parser("sweep", help="train the runs of a study that have no record", **_examples("cptlib sweep dcpt --profile laptop --workers 2"))
+    sweep = commands.add_parser(
+        "sweep",
+        help="train the runs of a study that have no record",
+        **_examples("cptlib sweep dcpt --profile laptop --workers 2"),
+    )
     sweep.add_argument("study")
     sweep.add_argument("--profile", default="smoke")
     sweep.add_argument("--fresh", action="store_true", help="train everything again, whatever is recorded")
-    sweep.add_argument("--executor", default="local", choices=("local",), help="where runs are trained: processes on this machine")
+    sweep.add_argument(
+        "--executor", default="local", choices=("local",), help="where runs are trained: processes on this machine"
+    )
     sweep.add_argument("--workers", type=int, help="processes; one a core by default")
     sweep.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
-    sweep.set_defaults(function=_sweep)
+    sweep.set_defaults(run=_sweep)
 
-    claims = commands.add_parser("claims", help="the scoreboard: a verdict per claim, computed from the records", **_examples("cptlib claims --json"))
+    claims = commands.add_parser(
+        "claims",
+        help="the scoreboard: a verdict per claim, computed from the records",
+        **_examples("cptlib claims --json"),
+    )
     claims.add_argument("--paper", help="one paper only")
     claims.add_argument("--profile", default="laptop")
     claims.add_argument("--json", action="store_true")
-    claims.set_defaults(function=_claims)
+    claims.set_defaults(run=_claims)
 
-    records = commands.add_parser("records", help="the recorded runs", **_examples("cptlib records --study dcpt --json"))
+    records = commands.add_parser(
+        "records", help="the recorded runs", **_examples("cptlib records --study dcpt --json")
+    )
     records.add_argument("--study")
     records.add_argument("--json", action="store_true")
-    records.set_defaults(function=_records)
+    records.set_defaults(run=_records)
 
     verify = commands.add_parser(
-        "verify", help="train a sample of the recorded runs again and compare", **_examples("cptlib verify --study dcpt -n 3")
+        "verify",
+        help="train a sample of the recorded runs again and compare",
+        **_examples("cptlib verify --study dcpt -n 3"),
     )
     verify.add_argument("--study", default="dcpt")
     verify.add_argument("-n", type=int, default=3, help="runs to train again")
     verify.add_argument("--profile", help="sample from this profile only; from all by default")
     verify.add_argument("--seed", type=int, default=0, help="of the sample")
     verify.add_argument("--json", action="store_true")
-    verify.set_defaults(function=_verify)
+    verify.set_defaults(run=_verify)
 
     laws.register(commands)
     return top
@@ -85,12 +103,24 @@ def _study(name: str):
 
 def _data(args) -> None:
     from cptlib.data.catalogue import catalogue
+    from cptlib.data.corpora import corpus
     from cptlib.data.corpora import names as registered
     from cptlib.data.fetch import fetch
 
     names = None
     if args.profile:
-        names = sorted({name for study, module in _studies().items() for name in module.grid(_profile_parameters(study, args.profile)).corpora})
+        names = sorted(
+            {
+                corpus(name).name
+                for study, module in _studies().items()
+                for name in module.grid(_profile_parameters(study, args.profile)).corpora
+            }
+        )
+    if args.action == "measure":
+        from cptlib.data.measure import record
+
+        print(f"wrote {record(names or registered())}")
+        return
     if args.action == "fetch":
         fetch(names or registered())
         return
@@ -145,15 +175,27 @@ def _verify(args) -> None:
     rows = verify(args.study, args.n, profile=args.profile, seed=args.seed)
     print(json.dumps(rows, indent=1)) if args.json else _table(rows)
     if not all(row["agrees"] for row in rows):
-        raise CptError(f"{sum(not row['agrees'] for row in rows)} of {len(rows)} retrained runs differ from their records by more than the allowed spread")
+        raise CptError(
+            f"{sum(not row['agrees'] for row in rows)} of {len(rows)} retrained runs differ from their records "
+            "by more than the allowed spread"
+        )
 
 
 def _table(rows: list[dict]) -> None:
     if not rows:
         print("nothing yet")
         return
+
     def cell(value) -> str:
-        return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+        return (
+            f"{value:.6g}"
+            if isinstance(value, float)
+            else "-"
+            if value is None
+            else f"{value:,}"
+            if isinstance(value, int) and value > 9999
+            else str(value)
+        )
 
     names = list(rows[0])
     cells = [[cell(row[name]) for name in names] for row in rows]
@@ -164,10 +206,11 @@ def _table(rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; bad input gives one line on standard error and status 2."""
-    warnings.showwarning = lambda message, *_: print(f"cptlib: warning: {message}", file=sys.stderr)
     args = parser().parse_args(argv)
     try:
-        return args.function(args) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"cptlib: warning: {message}", file=sys.stderr)
+            return args.run(args) or 0
     except CptError as error:
         print(f"cptlib: {error}", file=sys.stderr)
         return 2

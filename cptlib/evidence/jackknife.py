@@ -81,7 +81,7 @@ def jackknife(value: float, left_out: np.ndarray, strata: np.ndarray) -> Jackkni
     """
     left_out, strata = np.asarray(left_out, dtype=float), np.asarray(strata)
     if left_out.shape != strata.shape or left_out.ndim != 1:
-        raise CptError(f"jackknife: {left_out.shape} statistics for {strata.shape} strata; give one of each per cluster")
+        raise CptError(f"jackknife: {left_out.shape} statistics for {strata.shape} strata; give one of each a cluster")
     if not (np.isfinite(value) and np.isfinite(left_out).all()):
         raise CptError("jackknife: every statistic must be finite")
     labels, codes, sizes = np.unique(strata, return_inverse=True, return_counts=True)

@@ -268,32 +268,30 @@ l3 = Law(
     name="dcpt-l3",
     title="D-CPT Law (L3)",
     formula="L = E + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma",
-    paper=PAPER + "Eq. 1, 6; conditions Eq. 24-25",
+    paper=PAPER + "Eq. 1, 6; eta > 1 of Eq. 24-25",
     parameters=(E, A, ALPHA, B, BETA, ETA, C, GAMMA, EPS),
     evaluate=total(
         constant("E"), power("A", "N", "alpha"), ratio_power("B", "eta", "beta"), shifted_power("C", "gamma", "eps")
     ),
-    conditions="eta > 1 and C > C0 = B*eta*(1+eps)^(gamma+1)/(gamma*Dmin^beta), Dmin the smallest D in the data",
-    **{**COMMON, "link": _above_c0, "unlink": _unlink_above_c0},
-)
-l3_eta = replace(
-    l3,
-    name="dcpt-l3-eta",
-    title="D-CPT L3 with eta > 1 alone",
-    link=_anchor,
-    unlink=_unanchor,
-    paper=PAPER + "Eq. 6 without the condition on C",
     conditions="eta > 1",
+    **ANCHORED,
+)
+l3_strict = replace(
+    l3,
+    name="dcpt-l3-strict",
+    title="D-CPT L3 with both of its conditions",
+    paper=PAPER + "Eq. 1, 6; conditions Eq. 24-25",
+    link=_above_c0,
+    unlink=_unlink_above_c0,
+    conditions="eta > 1 and C > C0 = B*eta*(1+eps)^(gamma+1)/(gamma*Dmin^beta), Dmin the smallest D in the data",
 )
 l3_free = replace(
     l3,
     name="dcpt-l3-free",
     title="D-CPT L3 without conditions",
-    link=_anchor,
-    unlink=_unanchor,
     paper=PAPER + "Eq. 6 without Eq. 24-25",
     parameters=(E, A, ALPHA, B, BETA, ETA_FREE, C, GAMMA, EPS),
-    conditions="eta > 0",
+    conditions="eta > 0 and C > 0",
 )
 l4 = Law(
     name="dcpt-l4",
@@ -351,4 +349,4 @@ l7 = Law(
     **{**ANCHORED, "fold": _fold_l7},
 )
 
-register(l1, l2, l3, l3_eta, l3_free, l4, l5, l6, l7)
+register(l1, l2, l3, l3_strict, l3_free, l4, l5, l6, l7)

@@ -311,6 +311,11 @@ def _second_order(problem: Problem, q, psi, g, upper):
 
 def _solve(H, g, damping):
     """-(|H| + damping)^-1 g for each of T dampings: H (S, m, m), g (S, m), damping (S, T) -> (S, T, m)."""
+    # where the law overflows at a far start there is no curvature to speak of: such a row takes a plain gradient step
+    lost = ~np.isfinite(H).all(axis=(1, 2)) | (np.abs(H).max(axis=(1, 2)) > 1e150)
+    if lost.any():
+        H = np.where(lost[:, None, None], np.eye(H.shape[1]), H)
+        g = np.where(np.isfinite(g), g, 0.0)
     values, vectors = np.linalg.eigh(H)
     along = np.matmul(vectors.transpose(0, 2, 1), g[:, :, None])[:, :, 0]
     denominator = np.maximum(np.abs(values), 1e-14)[:, None, :] + damping[:, :, None]  # (S, T, m)

@@ -1,1 +1,1 @@
-"""Training runs: what a run is (`spec`), how it is trained (`train`), what it leaves behind (`store`), many of them (`sweep`)."""
+"""Runs: what one is (`spec`), how it is trained (`train`), what it leaves (`store`), many at once (`sweep`)."""

@@ -41,7 +41,7 @@ def save(path: Path, tensors: dict, state: dict) -> None:
         for name in (TENSORS, STATE):
             with open(temporary / name, "rb+") as file:
                 os.fsync(file.fileno())
-        # a folder cannot replace a folder in one step; a crash between the two renames leaves `previous`, which load() finds
+        # a folder cannot replace a folder in one step; a crash between the two leaves `previous`, which load() finds
         previous = path.with_name(f"{path.name}.previous")
         shutil.rmtree(previous, ignore_errors=True)
         if path.exists():
@@ -58,7 +58,8 @@ def save(path: Path, tensors: dict, state: dict) -> None:
 def load(path: Path) -> tuple[dict, dict] | None:
     """(tensors, state) of a checkpoint, or None where there is none that can be used.
 
-    A damaged one is named in a warning and renamed to `<name>.damaged-<time>`; the one before it is used if it is still there.
+    A damaged one is named in a warning and renamed to `<name>.damaged-<time>`; the one before it is used if it is still
+    there.
     """
     for candidate in (path, path.with_name(f"{path.name}.previous")):
         if not candidate.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from cptlib.runs.spec import ModelSpec
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedModel
+
+_GENERATOR = threading.Lock()  # torch draws initial weights from one generator a process, whatever the thread
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,18 @@ def config(model: ModelSpec, vocab_size: int) -> LlamaConfig:
 
     shape = Shape.of(model)
     return LlamaConfig(
-        vocab_size=vocab_size, hidden_size=model.width, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads, intermediate_size=shape.feed_forward, max_position_embeddings=model.context,
-        tie_word_embeddings=True, use_cache=False, bos_token_id=0, eos_token_id=0, attn_implementation="sdpa",
+        vocab_size=vocab_size,
+        hidden_size=model.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        intermediate_size=shape.feed_forward,
+        max_position_embeddings=model.context,
+        tie_word_embeddings=True,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="sdpa",
     )
 
 
@@ -77,6 +89,6 @@ def build(model: ModelSpec, vocab_size: int, seed: int) -> PreTrainedModel:
     import torch
     from transformers import LlamaForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config(model, vocab_size))

@@ -35,7 +35,10 @@ class ModelSpec:
     context: int
 
     def __post_init__(self) -> None:
-        _need(self.width >= 16 and self.width % 16 == 0, f"model.width must be a positive multiple of 16, not {self.width}")
+        _need(
+            self.width >= 16 and self.width % 16 == 0,
+            f"model.width must be a positive multiple of 16, not {self.width}",
+        )
         _need(self.context >= 2, f"model.context must be at least 2 tokens, not {self.context}")
 
 
@@ -89,7 +92,10 @@ class AdamW:
 
     def __post_init__(self) -> None:
         _need(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "optimizer.beta1 and beta2 must lie in [0, 1)")
-        _need(self.eps > 0 and self.weight_decay >= 0 and self.clip > 0, "optimizer.eps and clip must be positive, weight_decay not negative")
+        _need(
+            self.eps > 0 and self.weight_decay >= 0 and self.clip > 0,
+            "optimizer.eps and clip must be positive, weight_decay not negative",
+        )
 
 
 @dataclass(frozen=True)
@@ -160,10 +166,18 @@ class RunSpec:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         batch = self.batch_tokens
-        _need(batch > 0 and batch % self.model.context == 0, f"batch_tokens {batch} must be a multiple of the context {self.model.context}")
-        _need(self.tokens > 0 and self.tokens % batch == 0, f"tokens {self.tokens} must be a positive multiple of batch_tokens {batch}")
+        _need(
+            batch > 0 and batch % self.model.context == 0,
+            f"batch_tokens {batch} must be a multiple of the context {self.model.context}",
+        )
+        _need(
+            self.tokens > 0 and self.tokens % batch == 0,
+            f"tokens {self.tokens} must be a positive multiple of batch_tokens {batch}",
+        )
         bad = [point for point in self.evaluation.at if point % batch or not 0 <= point <= self.tokens]
-        _need(not bad, f"evaluation.at {bad} must be multiples of batch_tokens {batch} between 0 and tokens {self.tokens}")
+        _need(
+            not bad, f"evaluation.at {bad} must be multiples of batch_tokens {batch} between 0 and tokens {self.tokens}"
+        )
         _need(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         if self.start is not None:
             _need(self.start.model == self.model, "model must equal the start's model")
@@ -210,18 +224,31 @@ class RunSpec:
             For a missing or unknown field, or a value that no spec may have.
         """
         parts = {
-            "model": ModelSpec, "tokenizer": TokenizerSpec, "mixture": Mixture, "schedule": Schedule,
-            "evaluation": Evaluation, "optimizer": AdamW, "start": cls.from_json,
+            "model": ModelSpec,
+            "tokenizer": TokenizerSpec,
+            "mixture": Mixture,
+            "schedule": Schedule,
+            "evaluation": Evaluation,
+            "optimizer": AdamW,
+            "start": cls.from_json,
         }
         values = dict(_object(value, cls, "run spec"))
         for name, build in parts.items():
-            part = values.get(name)
-            if part is not None:
-                values[name] = build(part) if name == "start" else build(**_tuples(_object(part, build, name)))
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise CptError(f"run spec: {error}") from error
+            if name == "start" and values.get(name) is not None:
+                values[name] = build(values[name])
+            elif name != "start" and name in values:
+                values[name] = _made(build, _tuples(_object(values[name], build, name)), f"{name}: ")
+        return _made(cls, values, "")
+
+
+def _made(build, values: dict, where: str):
+    """`build(**values)`; a field that is missing or of another kind is the reader's error, not the program's."""
+    try:
+        return build(**values)
+    except CptError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CptError(f"run spec: {where}{error}") from error
 
 
 def _object(value, cls, name: str) -> dict:

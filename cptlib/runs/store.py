@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import platform
@@ -29,16 +30,45 @@ if TYPE_CHECKING:
     from cptlib.runs.train import Result
 
 _CURVE = pa.list_(pa.float32())
-_EVALUATION = pa.struct([("step", pa.int64()), ("tokens", pa.int64()), ("corpus", pa.string()), ("loss", pa.float64()), ("bpb", pa.float64())])
-SCHEMA = pa.schema([
-    ("id", pa.string()), ("study", pa.string()), ("profile", pa.string()), ("spec", pa.string()),
-    ("model_params", pa.int64()), ("non_embedding_params", pa.int64()), ("tokens", pa.int64()), ("seed", pa.int64()),
-    ("evaluations", pa.list_(_EVALUATION)), ("lr", _CURVE), ("train_loss", _CURVE), ("grad_norm", _CURVE),
-    ("counts", pa.string()), ("epochs", pa.string()), ("repeated", pa.list_(pa.string())),
-    ("seconds", pa.float64()), ("tokens_per_second", pa.float64()), ("mfu", pa.float64()),
-    ("device", pa.string()), ("threads", pa.int64()), ("compiled", pa.bool_()), ("versions", pa.string()),
-    ("revision", pa.string()), ("criteria", pa.string()), ("created", pa.string()), ("checksum", pa.string()),
-])
+_EVALUATION = pa.struct(
+    [
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),
+        ("corpus", pa.string()),
+        ("loss", pa.float64()),
+        ("bpb", pa.float64()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("study", pa.string()),
+        ("profile", pa.string()),
+        ("spec", pa.string()),
+        ("model_params", pa.int64()),
+        ("non_embedding_params", pa.int64()),
+        ("tokens", pa.int64()),
+        ("seed", pa.int64()),
+        ("evaluations", pa.list_(_EVALUATION)),
+        ("lr", _CURVE),
+        ("train_loss", _CURVE),
+        ("grad_norm", _CURVE),
+        ("counts", pa.string()),
+        ("epochs", pa.string()),
+        ("repeated", pa.list_(pa.string())),
+        ("seconds", pa.float64()),
+        ("tokens_per_second", pa.float64()),
+        ("mfu", pa.float64()),
+        ("device", pa.string()),
+        ("threads", pa.int64()),
+        ("compiled", pa.bool_()),
+        ("versions", pa.string()),
+        ("revision", pa.string()),
+        ("criteria", pa.string()),
+        ("created", pa.string()),
+        ("checksum", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -120,14 +150,30 @@ def record(result: Result, study: str, profile: str, criteria: dict[str, str]) -
     """The record of a finished run."""
     spec, count = result.spec, count_parameters(result.spec.model, result.spec.tokenizer.vocab_size)
     values = {
-        "id": spec.id, "study": study, "profile": profile, "spec": spec.to_json(),
-        "model_params": count.total, "non_embedding_params": count.non_embedding, "tokens": spec.tokens, "seed": spec.seed,
+        "id": spec.id,
+        "study": study,
+        "profile": profile,
+        "spec": spec.to_json(),
+        "model_params": count.total,
+        "non_embedding_params": count.non_embedding,
+        "tokens": spec.tokens,
+        "seed": spec.seed,
         "evaluations": result.curves.evaluations,
-        **{name: np.asarray(getattr(result.curves, name), dtype=np.float32).tolist() for name in ("lr", "train_loss", "grad_norm")},
-        "counts": json.dumps(result.counts, sort_keys=True), "epochs": json.dumps(result.epochs, sort_keys=True),
-        "repeated": list(result.repeated), "seconds": result.curves.seconds, "tokens_per_second": result.tokens_per_second, "mfu": result.mfu,
-        "device": device_name(result.device), "threads": result.threads, "compiled": result.compiled,
-        "versions": json.dumps(software_versions(), sort_keys=True), "revision": code_revision(),
+        **{
+            name: np.asarray(getattr(result.curves, name), dtype=np.float32).tolist()
+            for name in ("lr", "train_loss", "grad_norm")
+        },
+        "counts": json.dumps(result.counts, sort_keys=True),
+        "epochs": json.dumps(result.epochs, sort_keys=True),
+        "repeated": list(result.repeated),
+        "seconds": result.curves.seconds,
+        "tokens_per_second": result.tokens_per_second,
+        "mfu": result.mfu,
+        "device": device_name(result.device),
+        "threads": result.threads,
+        "compiled": result.compiled,
+        "versions": json.dumps(software_versions(), sort_keys=True),
+        "revision": code_revision(),
         "criteria": json.dumps(criteria, sort_keys=True),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -168,13 +214,18 @@ class Store:
             return {}
         try:
             rows = pq.read_table(self.path, schema=SCHEMA).to_pylist()
+        except PermissionError as error:
+            raise CptError(f"cannot read {self.path}: {error.strerror or error}") from error
         except (OSError, pa.ArrowInvalid, ValueError, pa.ArrowException) as error:
             self._set_aside(str(error).splitlines()[0])
             return {}
         records = [Record(**row) for row in rows]
         damaged = [r.id for r in records if not r.whole()]
         if damaged:
-            warnings.warn(f"{self.path}: {len(damaged)} damaged record(s) left out and to be trained again: {', '.join(damaged)}", stacklevel=2)
+            warnings.warn(
+                f"{self.path}: {len(damaged)} damaged record(s) left out and to be trained again: {', '.join(damaged)}",
+                stacklevel=2,
+            )
         return {r.id: r for r in records if r.id not in damaged}
 
     def append(self, *new: Record) -> None:
@@ -183,7 +234,9 @@ class Store:
             kept = self.load() | {r.id: r for r in new}
             rows = [{f.name: getattr(r, f.name) for f in fields(Record)} for r in kept.values()]
             with atomic_path(self.path) as temporary:
-                pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd", compression_level=9)
+                pq.write_table(
+                    pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd", compression_level=9
+                )
 
     def _set_aside(self, why: str) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
@@ -200,15 +253,24 @@ def evaluations_frame(records) -> pd.DataFrame:
     N is total parameters, D the tokens trained so far in that run, `corpus` the short name.
     """
     rows = [
-        {"id": r.id, "seed": r.seed, "N": r.model_params, "D": e["tokens"], "corpus": e["corpus"].split(":")[0],
-         "loss": e["loss"], "bpb": e["bpb"], "step": e["step"]}
-        for r in records for e in r.evaluations
+        {
+            "id": r.id,
+            "seed": r.seed,
+            "N": r.model_params,
+            "D": e["tokens"],
+            "corpus": e["corpus"].split(":")[0],
+            "loss": e["loss"],
+            "bpb": e["bpb"],
+            "step": e["step"],
+        }
+        for r in records
+        for e in r.evaluations
     ]
     return pd.DataFrame(rows, columns=["id", "seed", "N", "D", "corpus", "loss", "bpb", "step"])
 
 
 def device_name(device: str) -> str:
-    """"NVIDIA H100 80GB HBM3", or the processor's model name and the number of cores in use."""
+    """ "NVIDIA H100 80GB HBM3", or the processor's model name and the number of cores in use."""
     if device.startswith("cuda"):
         import torch
 
@@ -225,13 +287,22 @@ def software_versions() -> dict[str, str]:
     """Versions that a result may depend on."""
     from importlib.metadata import version
 
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")
+    }
 
 
+@functools.cache
 def code_revision() -> str:
-    """Git revision of the code, with "+" when files of the package differ from it; "unknown" outside a checkout."""
+    """Git revision of the code, with "+" when files of the package differ from it; "unknown" outside a checkout.
+
+    Asked once a process: what is loaded does not follow the files as they change.
+    """
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(project_root()), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(project_root()), *words], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "cptlib") else "")

@@ -1,4 +1,4 @@
-"""Many specs to records on any `concurrent.futures` executor: starts first, shared starts once, finished runs skipped."""
+"""Many specs to records on any `concurrent.futures` executor: starts first and once, finished runs skipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
@@ -19,7 +20,7 @@ from cptlib.files import cache_root
 from cptlib.runs import checkpoints
 from cptlib.runs.models import training_flops_per_token
 from cptlib.runs.spec import RunSpec
-from cptlib.runs.store import Record, Store, record
+from cptlib.runs.store import Record, Store, code_revision, record
 from cptlib.runs.train import Engine
 
 
@@ -42,10 +43,11 @@ class Job:
 
 
 def run_job(job: Job) -> Record:
-    """Train one run in this process and append its record to the store: a finished run is safe whatever happens to the sweep."""
+    """Train one run in this process and append its record to the store: it is safe whatever happens to the sweep."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
     from cptlib.runs.train import train
 
+    code_revision()  # now: a commit made while this process trains is not the code that it has loaded
     for corpus in job.corpora:
         register(corpus)
     spec = RunSpec.from_json(json.loads(job.spec))
@@ -54,10 +56,13 @@ def run_job(job: Job) -> Record:
     return made
 
 
-def to_train(specs: Iterable[RunSpec], records: dict[str, Record], fresh: bool = False) -> tuple[list[RunSpec], set[str]]:
+def to_train(
+    specs: Iterable[RunSpec], records: dict[str, Record], fresh: bool = False
+) -> tuple[list[RunSpec], set[str]]:
     """What a sweep has to train, starts before their continuations, and the ids whose final weights must be kept.
 
-    A start whose record is there but whose weights are not on this machine is trained again, if a run to train continues it.
+    A start whose record is there but whose weights are not on this machine is trained again, if a run to train
+    continues it.
     """
     order: dict[str, RunSpec] = {}
     keep: set[str] = set()
@@ -82,7 +87,7 @@ def sweep(
     study: str,
     profile: str,
     *,
-    engine: Engine = Engine(),
+    engine: Engine | None = None,
     criteria: dict[str, str] | None = None,
     fresh: bool = False,
     executor: Executor | None = None,
@@ -97,7 +102,7 @@ def sweep(
     specs : iterable of RunSpec
     study, profile : str
         Names under which new records are stored.
-    engine : Engine
+    engine : Engine, optional
     criteria : dict, optional
         Digests of the claims' criteria in force, written into every new record.
     fresh : bool
@@ -121,21 +126,26 @@ def sweep(
     SweepError
         Some runs failed. The message names the first; all others were trained and recorded.
     """
-    specs = list(specs)
+    specs, engine = list(specs), engine or Engine()
     store = Store(study, records)
     pending, keep = to_train(specs, store.load(), fresh)
+    if fresh:
+        for spec in pending:
+            checkpoints.remove(checkpoints.folder(spec.id, "resume"))
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     if pending:
         report(f"{study}/{profile}: {len(pending)} of {len({s.id for s in specs})} runs to train, starts included")
         folder = str(records) if records else None
         own = tuple(c for c in registered() if not all(isinstance(source, Wheel) for source in c.sources))
-        jobs = {s.id: Job(s.to_json(), study, profile, engine, s.id in keep, criteria or {}, folder, own) for s in pending}
+        jobs = {
+            s.id: Job(s.to_json(), study, profile, engine, s.id in keep, criteria or {}, folder, own) for s in pending
+        }
         if executor is not None:
             _drive(pending, jobs, executor, report)
         else:
             workers = min(workers or max(1, (os.cpu_count() or 1) // engine.threads), len(pending))
             # spawn: a forked worker would inherit the thread pools of an initialised torch
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
                 try:
                     _drive(pending, jobs, pool, report)
                 except KeyboardInterrupt:
@@ -145,6 +155,17 @@ def sweep(
                     raise
     found = store.load()
     return {s.id: found[s.id] for s in specs}
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the sweep is killed: an orphan would train on beside the sweep that is started next."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cost(spec: RunSpec) -> float:
@@ -162,9 +183,13 @@ def _drive(pending: list[RunSpec], jobs: dict[str, Job], executor: Executor, rep
             if start in failures:
                 failures[spec.id] = f"its start {start} failed"
                 del waiting[spec.id]
+                report(f"{spec.id} skipped: {failures[spec.id]}")
             elif start not in waiting and start not in {s.id for s in running.values()}:
-                running[executor.submit(run_job, jobs[spec.id])] = spec
                 del waiting[spec.id]
+                try:
+                    running[executor.submit(run_job, jobs[spec.id])] = spec
+                except RuntimeError as error:  # the pool broke when one of its processes was killed
+                    failures[spec.id] = f"{type(error).__name__}: {error}"
         if not running:
             continue
         for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -177,7 +202,10 @@ def _drive(pending: list[RunSpec], jobs: dict[str, Job], executor: Executor, rep
                 report(f"[{finished}/{len(pending)}] {spec.id} FAILED {failures[spec.id]}")
                 continue
             left = (time.monotonic() - begun) * (total / done - 1)
-            report(f"[{finished}/{len(pending)}] {describe(spec)}  {losses(made)}  {made.tokens_per_second:,.0f} tok/s  about {left / 60:.1f} min left")
+            report(
+                f"[{finished}/{len(pending)}] {describe(spec)}  {losses(made)}  "
+                f"{made.tokens_per_second:,.0f} tok/s  about {left / 60:.1f} min left"
+            )
     if failures:
         first = next(iter(failures))
         raise SweepError(f"{len(failures)} of {len(pending)} runs failed; first {first}: {failures[first]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,15 +79,24 @@ class Result:
 
     @property
     def mfu(self) -> float:
-        """Model FLOP utilisation: arithmetic that the model needs over what the device's matrix product reached in the same time."""
-        return self.tokens_per_second * training_flops_per_token(self.spec.model, self.spec.tokenizer.vocab_size) / self.peak_flops
+        """Model FLOP utilisation: arithmetic the model needs over what the device's matrix product does meanwhile."""
+        return (
+            self.tokens_per_second
+            * training_flops_per_token(self.spec.model, self.spec.tokenizer.vocab_size)
+            / self.peak_flops
+        )
 
 
 class LossError(CptError):
     """The loss became NaN or infinite: the run was stopped and left no record."""
 
 
-def train(spec: RunSpec, engine: Engine = Engine(), keep_weights: bool = False, progress: Callable[[int, float], None] | None = None) -> Result:
+def train(
+    spec: RunSpec,
+    engine: Engine = Engine(),
+    keep_weights: bool = False,
+    progress: Callable[[int, float], None] | None = None,
+) -> Result:
     """Train one run, resuming it where an interrupted process left it.
 
     A resumed run continues to the bit-identical loss on the same machine: data order and learning rate are pure
@@ -109,10 +119,28 @@ def train(spec: RunSpec, engine: Engine = Engine(), keep_weights: bool = False, 
     CptError
         Corpora cannot be had, or the start's weights are not here.
     """
+    with _arithmetic(engine):
+        return _train(spec, engine, keep_weights, progress)
+
+
+@contextlib.contextmanager
+def _arithmetic(engine: Engine):
+    """Threads and floating-point mode of the engine, and after it those of the caller, whose process this may be."""
     import torch
 
+    threads, kept_denormals = torch.get_num_threads(), sys.float_info.min / 2 > 0
     torch.set_num_threads(engine.threads)
     torch.set_flush_denormal(True)  # denormal gradients of tiny models slow a CPU tenfold
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(not kept_denormals)
+        torch.set_num_threads(threads)
+
+
+def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable[[int, float], None] | None) -> Result:
+    import torch
+
     _keep_freed_memory()
     device = engine.resolved_device()
     data = _Data.of(spec)
@@ -134,10 +162,21 @@ def train(spec: RunSpec, engine: Engine = Engine(), keep_weights: bool = False, 
         nonlocal clock
         curves.seconds += time.perf_counter() - clock
         for corpus, sample in data.validation.items():
-            loss = _finite(mean_loss(loss_sum, model, sample.ids, batch, device), spec, step, f"validation loss on {corpus.split(':')[0]}")
-            curves.evaluations.append({
-                "step": step, "tokens": step * spec.batch_tokens, "corpus": corpus, "loss": loss, "bpb": sample.bits_per_byte(loss),
-            })
+            loss = _finite(
+                mean_loss(loss_sum, model, sample.ids, batch, device),
+                spec,
+                step,
+                f"validation loss on {corpus.split(':')[0]}",
+            )
+            curves.evaluations.append(
+                {
+                    "step": step,
+                    "tokens": step * spec.batch_tokens,
+                    "corpus": corpus,
+                    "loss": loss,
+                    "bpb": sample.bits_per_byte(loss),
+                }
+            )
         clock = time.perf_counter()
 
     if step == 0 and not curves.evaluations:
@@ -166,7 +205,17 @@ def train(spec: RunSpec, engine: Engine = Engine(), keep_weights: bool = False, 
     if keep_weights:
         checkpoints.save(checkpoints.folder(spec.id, "final"), _weights(model), {"run": spec.id})
     checkpoints.remove(resume)
-    return Result(spec, curves, data.plan.counts, data.plan.epochs, tuple(data.plan.repeats), device, engine.threads, engine.compiled, matmul_peak(device))
+    return Result(
+        spec,
+        curves,
+        data.plan.counts,
+        data.plan.epochs,
+        tuple(data.plan.repeats),
+        device,
+        engine.threads,
+        engine.compiled,
+        matmul_peak(device),
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +227,10 @@ class _Data:
     def of(cls, spec: RunSpec) -> _Data:
         arrays = {name: tokens(name, spec.tokenizer, "train") for name, _ in spec.mixture.parts}
         context = spec.model.context
-        held_out = {n: validation_windows(tokens(n, spec.tokenizer, "validation"), context, spec.evaluation.tokens) for n in spec.evaluation.corpora}
+        held_out = {
+            n: validation_windows(tokens(n, spec.tokenizer, "validation"), context, spec.evaluation.tokens)
+            for n in spec.evaluation.corpora
+        }
         # the stage separates a continuation's order of documents from that of the run it continues
         return cls(plan(spec.mixture, arrays, spec.tokens // context, context, (spec.seed, spec.stage)), held_out)
 
@@ -218,7 +270,10 @@ def _loss_function(engine: Engine, precision: str, device: str):
 
 def _finite(value: float, spec: RunSpec, step: int, what: str) -> float:
     if not np.isfinite(value):
-        raise LossError(f"run {spec.id}: {what} is {value} at step {step} of {spec.steps} (peak learning rate {spec.schedule.peak:g}); no record was made")
+        raise LossError(
+            f"run {spec.id}: {what} is {value} at step {step} of {spec.steps} "
+            f"(peak learning rate {spec.schedule.peak:g}); no record was made"
+        )
     return value
 
 
@@ -256,7 +311,10 @@ def _restore(saved: tuple[dict, dict], model, optimizer) -> tuple[int, Curves]:
 def _start_weights(start: RunSpec) -> dict:
     saved = checkpoints.load(checkpoints.folder(start.id, "final"))
     if saved is None:
-        raise CptError(f"the weights of run {start.id}, from which this run starts, are not here; train that run first (a sweep does)")
+        raise CptError(
+            f"the weights of run {start.id}, from which this run starts, are not here; "
+            "train that run first (a sweep does)"
+        )
     return saved[0]
 
 
@@ -264,12 +322,13 @@ _PEAKS: dict[tuple[str, int], float] = {}
 
 
 def matmul_peak(device: str) -> float:
-    """Floating-point operations per second of a 1024-square float32 matrix product, measured once a process and thread count."""
+    """Floating-point operations per second of a 1024-square float32 matrix product, measured once a process."""
     import torch
 
     key = (device, torch.get_num_threads())
     if key not in _PEAKS:
-        a = torch.randn(1024, 1024, device=device)
+        # a generator of its own: another thread may be drawing initial weights from the global one
+        a = torch.randn(1024, 1024, device=device, generator=torch.Generator(device).manual_seed(0))
         best = np.inf
         for _ in range(6):
             begun = time.perf_counter()

@@ -6,6 +6,7 @@ import random
 import sys
 import tempfile
 from collections import defaultdict
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ PLATFORM_SPREAD = 2e-3
 """Relative difference of a loss allowed between platforms and thread counts: rounding, amplified by training."""
 
 
-def verify(study: str, count: int, profile: str | None = None, seed: int = 0) -> list[dict]:
+def verify(
+    study: str, count: int, profile: str | None = None, seed: int = 0, executor: Executor | None = None
+) -> list[dict]:
     """Retrain a random sample of records, their starts included, and compare every validation loss.
 
     A run agrees when its largest difference of a loss is at most the spread between seeds measured in the
@@ -35,6 +38,8 @@ def verify(study: str, count: int, profile: str | None = None, seed: int = 0) ->
         Sample from this profile's records only.
     seed : int
         Of the sample.
+    executor : concurrent.futures.Executor, optional
+        As in `cptlib.runs.sweep.sweep`.
 
     Returns
     -------
@@ -52,7 +57,13 @@ def verify(study: str, count: int, profile: str | None = None, seed: int = 0) ->
         print(f"verifying {describe(spec)}, recorded in {record.seconds:.0f} s on {record.device}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         again = sweep(
-            [r.run_spec() for r in chosen], study, "verify", engine=Engine(threads=chosen[0].threads), records=Path(folder), fresh=True
+            [r.run_spec() for r in chosen],
+            study,
+            "verify",
+            engine=Engine(threads=chosen[0].threads),
+            records=Path(folder),
+            fresh=True,
+            executor=executor,
         )
     return [_compare(record, again[record.id], _seed_spread(record, records)) for record in chosen]
 
@@ -67,13 +78,18 @@ def _compare(old: Record, new: Record, spread: float | None) -> dict:
     difference, loss = max((abs(after[key] - before[key]), before[key]) for key in before)
     allowed = max(spread or 0.0, PLATFORM_SPREAD * loss)
     return {
-        "id": old.id, "profile": old.profile, "points": len(before), "largest_difference": difference, "allowed": allowed,
-        "seed_spread": spread, "agrees": difference <= allowed,
+        "id": old.id,
+        "profile": old.profile,
+        "points": len(before),
+        "largest_difference": difference,
+        "allowed": allowed,
+        "seed_spread": spread,
+        "agrees": difference <= allowed,
     }
 
 
 def _seed_spread(record: Record, records: dict[str, Record]) -> float | None:
-    """Standard deviation between seeds of the final losses of the record's arm, mean over corpora; None with one seed."""
+    """Standard deviation between seeds of the arm's final losses, mean over corpora; None with one seed."""
     arm = _arm(record.run_spec())
     finals = defaultdict(list)
     for other in records.values():

@@ -35,7 +35,7 @@ TRUE = {
         "gamma": 0.6,
         "eps": 0.1,
     },
-    "dcpt-l3-eta": {
+    "dcpt-l3": {
         "E": 1.5,
         "A": 60.0,
         "alpha": 0.35,
@@ -46,7 +46,7 @@ TRUE = {
         "gamma": 0.6,
         "eps": 0.1,
     },
-    "dcpt-l3": {
+    "dcpt-l3-strict": {
         "E": 1.5,
         "A": 60.0,
         "alpha": 0.35,

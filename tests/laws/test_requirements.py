@@ -7,7 +7,17 @@ import pytest
 
 from cptlib.errors import CptError
 from cptlib.laws import law
-from cptlib.laws.requirements import FORMULAS, check, draw, flat_without_data, jet, requirement_table
+from cptlib.laws.requirements import (
+    BOUNDED,
+    FORMULAS,
+    check,
+    draw,
+    flat_without_data,
+    jet,
+    l4_conditioned_failures,
+    least_c,
+    requirement_table,
+)
 
 
 @pytest.mark.parametrize("form", sorted(FORMULAS))
@@ -46,6 +56,21 @@ def test_the_table_of_the_paper():
     assert rows["dcpt-l4", True]["explicit"] > 0 and rows["dcpt-l4", True]["implicit"] == 0
     assert rows["dcpt-l5", True]["consistency"] == 10_000
     assert all(row["adaptability"] == 0 for row in rows.values())
+    assert {form for form, conditions in rows if not conditions} == set(BOUNDED)
+    assert {form for form, conditions in rows if conditions} == set(FORMULAS)
+
+
+def test_l4_keeps_the_ratio_trend_under_the_matching_bound():
+    assert check("dcpt-l4", 5_000)["explicit"] > 0 == l4_conditioned_failures(5_000)
+
+
+@pytest.mark.parametrize("form", ["dcpt-l3", "dcpt-l4", "dcpt-l6", "dcpt-l7"])
+def test_the_bound_on_c_is_where_the_slope_turns_at_the_hardest_point(form):
+    p = draw(form, 200, np.random.default_rng(5))
+    bound = least_c(form, p)
+    for factor, sign in ((1.01, -1), (0.99, 1)):
+        slope = jet(form, p | {"C": factor * bound}, 1.0, 0.1, 1.0).r
+        assert (np.sign(slope) == sign).all()
 
 
 def test_c_below_c0_breaks_the_ratio_trend():

@@ -14,20 +14,32 @@ from cptlib.runs.schedule import curve
 from cptlib.runs.spec import ModelSpec, Schedule
 
 
-@given(st.sampled_from(["constant", "cosine", "wsd"]), st.floats(0, 0.3), st.floats(0, 1), st.floats(0, 0.5), st.integers(1, 300))
+@given(
+    st.sampled_from(["constant", "cosine", "wsd"]),
+    st.floats(0, 0.3),
+    st.floats(0, 1),
+    st.floats(0, 0.5),
+    st.integers(1, 300),
+)
 def test_rates_stay_between_zero_and_the_peak(kind, warmup, final, decay, steps):
     rates = curve(Schedule(kind, 1e-3, warmup, final, decay), steps)
     assert rates.shape == (steps,) and (rates >= 0).all() and (rates <= 1e-3 * (1 + 1e-12)).all()
-    after = rates[round(warmup * steps):]
+    after = rates[round(warmup * steps) :]
     assert (np.diff(after) <= 1e-18).all()  # never rises again once warm
 
 
 def test_values_at_marked_steps():
     cosine = curve(Schedule("cosine", 2.0e-3, warmup=0.1, final=0.1), 100)
-    assert cosine[4] == pytest.approx(1.0e-3) and cosine[9] == pytest.approx(2.0e-3) and cosine[-1] == pytest.approx(2.0e-4)
+    assert (
+        cosine[4] == pytest.approx(1.0e-3)
+        and cosine[9] == pytest.approx(2.0e-3)
+        and cosine[-1] == pytest.approx(2.0e-4)
+    )
     assert cosine[54] == pytest.approx(2e-3 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 45 / 90))))
     wsd = curve(Schedule("wsd", 1e-3, warmup=0.1, final=0.0, decay=0.2), 50)
-    assert wsd[39] == pytest.approx(1e-3) and wsd[44] == pytest.approx(0.5e-3) and wsd[-1] == pytest.approx(0, abs=1e-12)
+    assert (
+        wsd[39] == pytest.approx(1e-3) and wsd[44] == pytest.approx(0.5e-3) and wsd[-1] == pytest.approx(0, abs=1e-12)
+    )
 
 
 @pytest.mark.parametrize("width", [16, 32, 48, 64, 96, 128, 256])

@@ -11,15 +11,15 @@ from cptlib.studies.dcpt.grid import Grid
 
 NAME = "dcpt"
 CLAIMS = "book/claims/dcpt.yml"
+PARAMETERS = frozenset(field.name for field in fields(Grid))
 
 
 def grid(parameters: Mapping) -> Grid:
     """The study's parameters from a profile's section or a notebook's parameters cell; `fresh` is no part of them."""
     values = {name: value for name, value in parameters.items() if name != "fresh"}
-    allowed = {field.name for field in fields(Grid)}
-    if extra := sorted(set(values) - allowed):
-        raise CptError(f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(allowed))}")
-    if missing := sorted(allowed - set(values)):
+    if extra := sorted(set(values) - PARAMETERS):
+        raise CptError(f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(PARAMETERS))}")
+    if missing := sorted(PARAMETERS - set(values)):
         raise CptError(f"profile section {NAME!r}: parameter {missing[0]!r} is missing")
     return Grid(**values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -11,13 +10,13 @@ import pandas as pd
 from cptlib.evidence.claims import Finding
 from cptlib.evidence.jackknife import jackknife_weights
 from cptlib.laws.base import Law, Parameter, law
-from cptlib.laws.fit import aic_of, prepare, solve
+from cptlib.laws.fit import aic_of
 from cptlib.laws.frames import read_columns
-from cptlib.laws.solver import descend
 from cptlib.laws.terms import power, ratio_power, shifted_power, total
 from cptlib.studies.dcpt.findings import Evidence, percent
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.plans import FITTED_POINTS
+from cptlib.studies.dcpt.refits import weighted_fits
 from cptlib.studies.dcpt.tables import learnability, points
 
 DEFINITIONS = ("k1", "k2", "k3", "k4")
@@ -34,33 +33,16 @@ def splits(domains: list[str]) -> list[tuple[str, ...]]:
     return list(combinations(domains, 2 if len(domains) >= 5 else 1))
 
 
-@dataclass(frozen=True, eq=False)
-class Weighted:
-    """A law fitted to weighted rows of one table, many weightings at once."""
-
-    model: Law
-    frame: pd.DataFrame
-
-    def predict(self, weights: np.ndarray) -> np.ndarray:
-        """Losses of all rows under the fit to each row of `weights` (fits, rows), same shape."""
-        x, y = read_columns(self.model, self.frame, "loss")
-        prepared = prepare(self.model, x, y)
-        optima, _, _ = solve(prepared, starts=256, keep=16)
-        best = None
-        for start in optima[:2]:
-            made = descend(prepared.problem, np.tile(start, (len(weights), 1)), weights=weights, iterations=60, rtol=1e-6)
-            if best is None:
-                best = made.q.copy(), made.objective.copy()
-            else:
-                better = made.objective < best[1]
-                best[0][better], best[1][better] = made.q[better], made.objective[better]
-        return self.model.batch(prepared.restore(best[0]), x, False)[0]
+def _predicted(model: Law, frame: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Losses of all rows under the fit to each row of `weights` (fits, rows), same shape."""
+    x, y = read_columns(model, frame, "loss")
+    return model.batch(weighted_fits(model, x, y, weights), x, False)[0]
 
 
 def _held_out(model: Law, frame: pd.DataFrame, out: list[tuple[str, ...]]) -> np.ndarray:
     """Relative errors of left-out rows, (splits, rows), NaN where a row was fitted."""
     left = np.array([frame["domain"].isin(names).to_numpy() for names in out])
-    made = Weighted(model, frame).predict((~left).astype(float))
+    made = _predicted(model, frame, (~left).astype(float))
     return np.where(left, made / frame["loss"].to_numpy() - 1, np.nan)
 
 
@@ -142,11 +124,11 @@ def offsets_only(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Fi
     frame = frame.assign(**{f"is_{d}": (where == d).astype(float) for d in domains})
     interior = [value for value in np.unique(r) if value < 1] or [np.unique(r)[0]]
     kept = np.array([np.ones(len(r)), *((r != value).astype(float) for value in interior)])
-    shared = Weighted(offset_law(domains), frame).predict(kept)
+    shared = _predicted(offset_law(domains), frame, kept)
     own = np.empty_like(shared)
     for domain in domains:
         rows = where == domain
-        own[:, rows] = Weighted(law("dcpt-l3-free"), frame[rows].reset_index(drop=True)).predict(kept[:, rows])
+        own[:, rows] = _predicted(law("dcpt-l3-free"), frame[rows].reset_index(drop=True), kept[:, rows])
     # another domain's offset: add the difference of the two offsets, read off the fitted curves at equal N, D and r
     position = frame.set_index(["domain", "N", "D", "r"]).index
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -183,6 +184,7 @@ def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 
     """dcpt.15: signs of finite differences between neighbouring cells, and the mean cross-difference."""
     cubes = [_cube(points(table[table["D"].isin(grid.evaluation_points)], loss), grid) for loss in ("general", "domain")]
     strata = np.repeat(np.arange(len(grid.widths)), len(grid.seeds))
+    replicated = partial(evidence.replicated, strata=strata)
     weights = np.concatenate([np.ones((1, len(strata))), jackknife_weights(strata)]).reshape(-1, len(grid.widths), len(grid.seeds))
 
     def share(axis: int) -> np.ndarray:
@@ -204,8 +206,8 @@ def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 
             made.append(_cross(np.take_along_axis(cube, order, axis=3).mean(axis=1)[:, late]))
         shuffled.append(np.mean(made))
     return [
-        evidence.replicated("share_falling_size", share(0)), evidence.replicated("share_falling_tokens", share(1)),
-        evidence.replicated("share_falling_ratio", share(2)), evidence.replicated("cross_difference", cross(cubes)),
+        replicated("share_falling_size", share(0)), replicated("share_falling_tokens", share(1)),
+        replicated("share_falling_ratio", share(2)), replicated("cross_difference", cross(cubes)),
         evidence.exact("cross_difference_permuted", float(np.mean(shuffled))),
     ]
 

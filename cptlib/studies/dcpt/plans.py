@@ -22,16 +22,18 @@ def fits(grid: Grid, table: pd.DataFrame, law: str = "dcpt-l3", bootstrap: int =
     return tuple(fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base") for loss in ("general", "domain"))
 
 
-def trade_off(grid: Grid, records: Mapping[str, Record], bootstrap: int = 0) -> dict[float, Plan]:
+def trade_off(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> dict[float, Plan]:
     """For every tolerance (percent), the largest domain ratio that keeps the general loss within it, at the planned size and full length.
 
-    The fit has not seen runs at the planned ratios: it uses the main grid only.
+    The fits have not seen runs at the planned ratios: they use the main grid only.
     """
-    table = curves(grid, grid.main(), records)
-    general, domain = fits(grid, table, bootstrap=bootstrap)
     start = base_loss(grid, table)
-    n = int(table.loc[table["width"] == grid.planned_width, "N"].iloc[0])
-    return {t: tradeoff(general, domain, n, grid.cpt_tokens, t / 100, start) for t in grid.tolerances}
+    return {t: tradeoff(*fitted, planned_parameters(grid, table), grid.cpt_tokens, t / 100, start) for t in grid.tolerances}
+
+
+def planned_parameters(grid: Grid, table: pd.DataFrame) -> int:
+    """Parameters of the planned size."""
+    return int(table.loc[table["width"] == grid.planned_width, "N"].iloc[0])
 
 
 def base_loss(grid: Grid, table: pd.DataFrame) -> float:
@@ -40,8 +42,10 @@ def base_loss(grid: Grid, table: pd.DataFrame) -> float:
 
 
 def planned_ratios(grid: Grid, records: Mapping[str, Record]) -> dict[float, float]:
-    """The ratios to train at, by tolerance (percent)."""
-    return {t: rounded(plan.value) for t, plan in trade_off(grid, records).items() if plan.value is not None}
+    """The ratios to train at, by tolerance (percent); none for a tolerance that no ratio keeps."""
+    table = curves(grid, grid.main(), records)
+    answers = trade_off(grid, table, fits(grid, table))
+    return {t: rounded(plan.value) for t, plan in answers.items() if plan.value is not None}
 
 
 def rounded(ratio: float) -> float:
@@ -49,8 +53,6 @@ def rounded(ratio: float) -> float:
     return float(np.floor(round(ratio / STEP, 6)) * STEP)
 
 
-def scarce(grid: Grid, table: pd.DataFrame, bootstrap: int = 0) -> Plan:
+def scarce(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> Plan:
     """The best ratio when the domain corpus has `grid.limited_tokens` tokens, at the planned size."""
-    _, domain = fits(grid, table, bootstrap=bootstrap)
-    n = int(table.loc[table["width"] == grid.planned_width, "N"].iloc[0])
-    return limited_domain(domain, n, grid.limited_tokens)
+    return limited_domain(fitted[1], planned_parameters(grid, table), grid.limited_tokens)

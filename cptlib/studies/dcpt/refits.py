@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence.jackknife import jackknife_weights
-from cptlib.laws.base import law
-from cptlib.laws.fit import prepare, solve
+from cptlib.laws.base import Law, law
+from cptlib.laws.fit import prepare
 from cptlib.laws.frames import read_columns
-from cptlib.laws.solver import descend
+from cptlib.laws.solver import descend, starting_points
+from cptlib.studies.dcpt.tables import permuted
 
 STARTS = 256  # of the multi-start on all rows; every form of the law gets the same
-KEPT = 2  # distinct optima of it from which each replicate descends
+STEPS = 40  # of each descent
+KEPT = 2  # distinct optima of the multi-start from which each replicate descends
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def folds(frame: pd.DataFrame) -> dict[str, list[Fold]]:
     }
 
 
-def predictions(name: str, sample: Sample, parts: list[Fold], frame: pd.DataFrame | None = None) -> np.ndarray:
+def predictions(name: str, sample: Sample, parts: list[Fold]) -> np.ndarray:
     """Losses predicted by a law fitted to each fold's training rows, for every delete-one-base replicate.
 
     Parameters
@@ -79,59 +81,80 @@ def predictions(name: str, sample: Sample, parts: list[Fold], frame: pd.DataFram
         The law.
     sample : Sample
     parts : list of Fold
-    frame : DataFrame, optional
-        Table to fit instead of the sample's, with the same rows (ratios shuffled, say).
 
     Returns
     -------
     ndarray, shape (folds, bases + 1, rows)
         Each fit predicts all rows, those it saw and those it did not.
     """
-    model, x, found = _refit(name, sample, parts, frame)
-    return model.batch(found, x, False)[0].reshape(len(parts), len(sample.weights), -1)
+    x, _ = read_columns(law(name), sample.frame, "loss")
+    found = vectors(name, sample, parts)
+    return law(name).batch(found, x, False)[0].reshape(len(parts), len(sample.weights), -1)
+
+
+def permuted_predictions(name: str, sample: Sample, parts: list[Fold], draws: int, seed: int) -> list[np.ndarray]:
+    """`predictions` by fits that see the ratios shuffled between the runs of each base, `draws` times.
+
+    Rows that a fold keeps out are predicted at their true ratio: only what the fit sees is shuffled.
+    """
+    generator = np.random.default_rng(seed)
+    model = law(name)
+    true, _ = read_columns(model, sample.frame, "loss")
+    made = []
+    for _ in range(draws):
+        frame = permuted(sample.frame, generator)
+        shuffled, _ = read_columns(model, frame, "loss")
+        found = vectors(name, Sample(frame), parts).reshape(len(parts), len(sample.weights), -1)
+        made.append(np.stack([
+            np.where(part.train, model.batch(each, shuffled, False)[0], model.batch(each, true, False)[0])
+            for part, each in zip(parts, found, strict=True)
+        ]))
+    return made
 
 
 def vectors(name: str, sample: Sample, parts: list[Fold]) -> np.ndarray:
     """Fitted parameters of every fold and replicate, shape (folds * (bases + 1), parameters)."""
-    return _refit(name, sample, parts, None)[2]
+    x, y = read_columns(law(name), sample.frame, "loss")
+    return weighted_fits(law(name), x, y, np.concatenate([sample.weights * fold.train for fold in parts]))
 
 
-def _refit(name: str, sample: Sample, parts: list[Fold], frame: pd.DataFrame | None):
-    model = law(name)
-    x, y = read_columns(model, sample.frame if frame is None else frame, "loss")
+def weighted_fits(model: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A law fitted to one table under many weightings of its rows.
+
+    A multi-start on all rows finds distinct optima; every weighting descends from the best of them. Each form of the
+    law gets the same number of starts and steps.
+
+    Parameters
+    ----------
+    model : Law
+    x, y : columns and losses, each of shape (rows,)
+    weights : ndarray, shape (fits, rows)
+
+    Returns
+    -------
+    ndarray, shape (fits, parameters)
+    """
     prepared = prepare(model, x, y)
-    optima, _, _ = solve(prepared, starts=STARTS, keep=16)
-    weights = np.concatenate([sample.weights * fold.train for fold in parts])  # (folds * replicates, rows)
+    rough = descend(prepared.problem, starting_points(prepared.problem, STARTS, 16, 0), iterations=STEPS, newton=False, rtol=1e-6)
     best = None
-    for start in optima[:KEPT]:
-        found = descend(prepared.problem, np.tile(start, (len(weights), 1)), weights=weights, iterations=40, newton=True, rtol=1e-6)
+    for start in distinct(rough.q, rough.objective)[:KEPT]:
+        found = descend(prepared.problem, np.tile(start, (len(weights), 1)), weights=weights, iterations=STEPS, newton=False, rtol=1e-7)
         if best is None:
             best = found.q.copy(), found.objective.copy()
         else:
             better = found.objective < best[1]
             best[0][better], best[1][better] = found.q[better], found.objective[better]
-    return model, x, prepared.restore(best[0])
+    return prepared.restore(best[0])
 
 
-def permuted_predictions(name: str, sample: Sample, parts: list[Fold], draws: int, seed: int) -> list[np.ndarray]:
-    """`predictions` after shuffling the ratios between the runs of each base, `draws` times.
-
-    The scored rows of a held-out ratio keep their true ratio (the law is asked about the real one); only what the
-    fit sees is shuffled.
-    """
-    from cptlib.studies.dcpt.tables import permuted
-
-    generator = np.random.default_rng(seed)
-    made = []
-    for _ in range(draws):
-        per_fold = []
-        for fold in parts:
-            seen = fold.train
-            frame = sample.frame.copy()
-            frame.loc[seen, "r"] = permuted(sample.frame[seen], generator)["r"].to_numpy()
-            per_fold.append(predictions(name, sample, [fold], frame)[0])
-        made.append(np.stack(per_fold))
-    return made
+def distinct(q: np.ndarray, objective: np.ndarray) -> np.ndarray:
+    """Optima from best to worst, those with the objective of a better one (to 1e-4) left out."""
+    order = np.argsort(objective)
+    kept = [order[0]]
+    for i in order[1:]:
+        if objective[i] > objective[kept[-1]] * (1 + 1e-4):
+            kept.append(i)
+    return q[kept]
 
 
 def per_run_power_law(frame: pd.DataFrame, train: np.ndarray) -> np.ndarray:

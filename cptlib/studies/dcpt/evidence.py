@@ -1,0 +1,122 @@
+"""All evidence of the D-CPT chapter from its records, and the verdicts on its claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from cptlib.evidence.claims import Finding, Verdict, judge_all
+from cptlib.evidence.registry import Claim, load_claims
+from cptlib.files import project_root
+from cptlib.laws import requirements
+from cptlib.laws.fit import FitResult
+from cptlib.runs.store import Record
+from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans
+from cptlib.studies.dcpt.grid import Grid
+from cptlib.studies.dcpt.tables import curves
+
+
+@dataclass(frozen=True, eq=False)
+class Chapter:
+    """What the notebook shows and what the claims are judged by; every part is computed once, when first asked for."""
+
+    grid: Grid
+    records: Mapping[str, Record]
+
+    @cached_property
+    def claims(self) -> dict[str, Claim]:
+        return {claim.id: claim for claim in load_claims(project_root() / "book" / "claims" / "dcpt.yml")}
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """Curves of the main grid: sizes x ratios x seeds on the main domain."""
+        return curves(self.grid, self.grid.main(), self.records)
+
+    @cached_property
+    def near_zero(self) -> pd.DataFrame:
+        """Curves at one size, with the extra small general ratios."""
+        here = self.main[self.main["width"] == self.grid.near_zero_width]
+        return pd.concat([here, curves(self.grid, self.grid.near_zero(), self.records)], ignore_index=True)
+
+    @cached_property
+    def every_domain(self) -> pd.DataFrame:
+        """Main-domain and cross-domain curves together."""
+        return pd.concat([self.main, curves(self.grid, self.grid.cross(), self.records)], ignore_index=True)
+
+    @cached_property
+    def fits(self) -> tuple[FitResult, FitResult]:
+        """L3 of the general and of the domain loss on the main grid, with bootstrap intervals."""
+        return plans.fits(self.grid, self.main, bootstrap=100)
+
+    @cached_property
+    def plans(self) -> dict:
+        """Usage 1 by tolerance (percent)."""
+        return plans.trade_off(self.grid, self.main, self.fits)
+
+    @cached_property
+    def planned_ratios(self) -> dict[float, float]:
+        return {t: plans.rounded(plan.value) for t, plan in self.plans.items() if plan.value is not None}
+
+    @cached_property
+    def planned(self) -> pd.DataFrame:
+        """Curves of the runs at the planned ratios."""
+        return curves(self.grid, self.grid.planned(sorted(set(self.planned_ratios.values()))), self.records)
+
+    @cached_property
+    def scarce_plan(self):
+        """Usage 2."""
+        return plans.scarce(self.grid, self.main, self.fits)
+
+    @cached_property
+    def comparisons(self) -> tuple[findings.Comparison, findings.Comparison]:
+        """The forms of the law side by side: general loss, domain loss."""
+        return findings.Comparison.of(self.main, "general"), findings.Comparison.of(self.main, "domain")
+
+    @cached_property
+    def requirements(self) -> list[dict]:
+        """The four requirements counted over random admissible parameters."""
+        return requirements.requirement_table()
+
+    @cached_property
+    def trade_off(self) -> tuple[list[Finding], pd.DataFrame]:
+        return findings_plans.trade_off(self._by("dcpt.9"), self.grid, self.main, self.planned, self.planned_ratios, *self.fits)
+
+    @cached_property
+    def new_domains(self) -> tuple[list[Finding], pd.DataFrame]:
+        return findings_domains.new_domains(self._by("dcpt.12", len(self.grid.cross_seeds)), self.grid, self.every_domain)
+
+    @cached_property
+    def starts(self) -> tuple[list[Finding], pd.DataFrame]:
+        return findings.starts_matter(self._by("dcpt.18"), self.comparisons[1])
+
+    def _by(self, claim: str, seeds: int | None = None) -> findings.Evidence:
+        return findings.Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Every measured statistic. Claims without any are not run: .8 needs public loss sets, .16 the learning-dynamics law."""
+        by, grid, both = self._by, self.grid, self.comparisons
+        return [
+            *findings.law_fits(by("dcpt.1"), *both),
+            *findings.unseen_ratios(by("dcpt.2"), *both),
+            *findings.unseen_sizes(by("dcpt.3"), *both),
+            *findings.unseen_tokens(by("dcpt.4"), *both),
+            *findings.best_form(by("dcpt.5"), *both),
+            *findings_plans.form_requirements(by("dcpt.6", 0), self.requirements),
+            *findings.imposed_conditions(by("dcpt.7"), *both),
+            *self.trade_off[0],
+            *findings_plans.scarce_domain(by("dcpt.10"), grid, self.main, self.scarce_plan.value),
+            *findings_plans.allocation_arithmetic(by("dcpt.11", 0)),
+            *self.new_domains[0],
+            *findings_domains.offsets_only(by("dcpt.13", len(grid.cross_seeds)), grid, self.every_domain),
+            *findings_plans.reversal(by("dcpt.14"), grid, self.near_zero),
+            *findings_plans.trends(by("dcpt.15"), grid, self.main),
+            *self.starts[0],
+        ]
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        return judge_all(self.claims.values(), self.findings, self.grid.profile)
