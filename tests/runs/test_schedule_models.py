@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -71,3 +72,14 @@ def test_initial_weights_depend_on_the_seed_only():
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     c = build(ModelSpec(32, 64), 300, seed=6)
     assert not torch.equal(next(iter(a.parameters())), next(iter(c.parameters())))
+
+
+def test_threads_do_not_disturb_each_others_initial_weights():
+    import torch
+
+    def weights(seed: int):
+        return torch.cat([p.flatten() for p in build(ModelSpec(64, 64), 300, seed).parameters()])
+
+    with ThreadPoolExecutor(8) as executor:
+        at_once = list(executor.map(weights, range(32)))
+    assert all(torch.equal(weights(seed), made) for seed, made in enumerate(at_once))

@@ -18,7 +18,9 @@ def grid(parameters: Mapping) -> Grid:
     """The study's parameters from a profile's section or a notebook's parameters cell; `fresh` is no part of them."""
     values = {name: value for name, value in parameters.items() if name != "fresh"}
     if extra := sorted(set(values) - PARAMETERS):
-        raise CptError(f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(PARAMETERS))}")
+        raise CptError(
+            f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(PARAMETERS))}"
+        )
     if missing := sorted(PARAMETERS - set(values)):
         raise CptError(f"profile section {NAME!r}: parameter {missing[0]!r} is missing")
     return Grid(**values)
@@ -35,9 +37,15 @@ def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=N
     from cptlib.studies.dcpt.plans import planned_ratios
 
     options = {
-        "fresh": fresh, "workers": workers, "engine": engine or Engine(), "report": report, "criteria": claims_digest(project_root() / CLAIMS),
+        "fresh": fresh,
+        "workers": workers,
+        "engine": engine or Engine(),
+        "report": report,
+        "criteria": claims_digest(project_root() / CLAIMS),
     }
     records = sweep(grid.fixed(), NAME, grid.profile, **options)
     # the bases are trained by now: only the planned runs themselves may be fresh
-    later = [spec for spec in grid.planned(sorted(set(planned_ratios(grid, records).values()))) if spec.id not in records]
+    later = [
+        spec for spec in grid.planned(sorted(set(planned_ratios(grid, records).values()))) if spec.id not in records
+    ]
     return records | sweep(later, NAME, grid.profile, **options | {"fresh": False} if not fresh else options)

@@ -82,11 +82,15 @@ class Chapter:
 
     @cached_property
     def trade_off(self) -> tuple[list[Finding], pd.DataFrame]:
-        return findings_plans.trade_off(self._by("dcpt.9"), self.grid, self.main, self.planned, self.planned_ratios, *self.fits)
+        return findings_plans.trade_off(
+            self._by("dcpt.9"), self.grid, self.main, self.planned, self.planned_ratios, *self.fits
+        )
 
     @cached_property
     def new_domains(self) -> tuple[list[Finding], pd.DataFrame]:
-        return findings_domains.new_domains(self._by("dcpt.12", len(self.grid.cross_seeds)), self.grid, self.every_domain)
+        return findings_domains.new_domains(
+            self._by("dcpt.12", len(self.grid.cross_seeds)), self.grid, self.every_domain
+        )
 
     @cached_property
     def starts(self) -> tuple[list[Finding], pd.DataFrame]:
@@ -97,7 +101,10 @@ class Chapter:
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Every measured statistic. Claims without any are not run: .8 needs public loss sets, .16 the learning-dynamics law."""
+        """Every measured statistic.
+
+        Claims without any are not run: .8 needs public loss sets, .16 the learning-dynamics law, .17 denser records.
+        """
         by, grid, both = self._by, self.grid, self.comparisons
         return [
             *findings.law_fits(by("dcpt.1"), *both),

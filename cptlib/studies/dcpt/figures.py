@@ -31,7 +31,7 @@ def _seed_band(rows: pd.DataFrame, by: str, loss: str) -> pd.DataFrame:
 
 
 def loss_curves(grid: Grid, table: pd.DataFrame):
-    """General and domain loss along the runs of the planned size, one colour a ratio; bands from lowest to highest seed."""
+    """General and domain loss along the runs of the planned size, one colour a ratio; bands span the seeds."""
     rows = table[table["width"] == grid.planned_width]
     ratios = sorted(rows["r_d"].unique())
     with style():
@@ -63,7 +63,7 @@ def fit_quality(comparisons: tuple[Comparison, Comparison]):
                 look = ordered(k, len(sizes)) | {"linestyle": "none", "markersize": 3}
                 ax.plot(frame["loss"][rows], predicted[rows], label=f"{size / 1e3:,.0f}k", alpha=0.7, **look)
             ends = [frame["loss"].min(), frame["loss"].max()]
-            ax.plot(ends, ends, color="#444444", linewidth=0.9)
+            ax.plot(ends, ends, color="#444444", linewidth=0.9, marker="")
             ax.set_xlabel(f"measured {name} loss ({NATS})")
             ax.set_ylabel(f"L3 ({NATS})")
         legend_right(axes[1], "parameters N")
@@ -73,6 +73,7 @@ def fit_quality(comparisons: tuple[Comparison, Comparison]):
 def forms(comparisons: tuple[Comparison, Comparison], intervals: pd.DataFrame):
     """Error of every form in every test, with base intervals; `intervals` is `form_table` in long form."""
     tests = ("in-sample", *HELD_OUT)
+    floor = intervals["mre"].min() / 3  # a bar that reaches below ends there
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTHS["wide"], 3.2), sharey=True)
         for ax, name in zip(axes, ("general", "domain"), strict=True):
@@ -81,8 +82,10 @@ def forms(comparisons: tuple[Comparison, Comparison], intervals: pd.DataFrame):
                 x = np.arange(len(FORMS)) + 0.18 * (k - 1.5)
                 look = category(k) | {"linestyle": "none"}
                 label = test if test == "in-sample" else f"held-out {test}"
-                low = np.maximum(rows["lo"], 1e-3)
-                curve_with_interval(ax, x, rows["mre"], low, np.maximum(rows["hi"], low), label=label, bars=True, **look)
+                low = np.maximum(rows["lo"], floor)
+                curve_with_interval(
+                    ax, x, rows["mre"], low, np.maximum(rows["hi"], low), label=label, bars=True, **look
+                )
             ax.set_xticks(range(len(FORMS)), [form.removeprefix("dcpt-").upper() for form in FORMS])
             ax.set_yscale("log")
             ax.set_title(f"{name} loss")
@@ -149,15 +152,38 @@ def planned_rise(grid: Grid, table: pd.DataFrame, runs: pd.DataFrame, general: F
 
     with style():
         figure, ax = plt.subplots(figsize=(WIDTHS["wide"] * 0.72, 3.4))
-        curve_with_interval(ax, r, rise(made.values), rise(made.lo), rise(made.hi), label="L3, 95 % band", color=category(0)["color"],
-                            marker="")
-        real = rows.assign(rise=100 * (rows["general"] / rows["general_start"] - 1)).groupby("r_d")["rise"].agg(["mean", "min", "max"])
+        curve_with_interval(
+            ax,
+            r,
+            rise(made.values),
+            rise(made.lo),
+            rise(made.hi),
+            label="L3, 95 % band",
+            color=category(0)["color"],
+            marker="",
+        )
+        real = (
+            rows.assign(rise=100 * (rows["general"] / rows["general_start"] - 1))
+            .groupby("r_d")["rise"]
+            .agg(["mean", "min", "max"])
+        )
         look = category(6) | {"linestyle": "none"}
-        curve_with_interval(ax, real.index, real["mean"], real["min"], real["max"], label="grid runs", bars=True, **look)
+        curve_with_interval(
+            ax, real.index, real["mean"], real["min"], real["max"], label="grid runs", bars=True, **look
+        )
         if len(runs):
             after = runs.groupby("ratio")["rise"].agg(["mean", "min", "max"])
             look = category(1) | {"linestyle": "none", "markersize": 7}
-            curve_with_interval(ax, after.index, after["mean"], after["min"], after["max"], label="runs at planned ratios", bars=True, **look)
+            curve_with_interval(
+                ax,
+                after.index,
+                after["mean"],
+                after["min"],
+                after["max"],
+                label="runs at planned ratios",
+                bars=True,
+                **look,
+            )
         for tolerance in grid.tolerances:
             ax.axhline(tolerance, color="#888888", linewidth=0.8, linestyle=(0, (2, 2)))
             ax.annotate(f"T = {tolerance:g} %", (0.01, tolerance), fontsize=7, va="bottom", color="#444444")
@@ -176,9 +202,13 @@ def scarce_domain(grid: Grid, table: pd.DataFrame, domain: FitResult, predicted:
             seen = findings_plans.limited_table(grid, table, size)
             r = np.linspace(seen.columns.min(), 1, 200)
             made = domain.predict(pd.DataFrame({"N": n, "D": size / r, "r": r}))
-            curve_with_interval(ax, r, made.values, made.lo, made.hi, label="L3, 95 % band", color=category(0)["color"], marker="")
+            curve_with_interval(
+                ax, r, made.values, made.lo, made.hi, label="L3, 95 % band", color=category(0)["color"], marker=""
+            )
             look = category(6) | {"linestyle": "none"}
-            curve_with_interval(ax, seen.columns, seen.mean(), seen.min(), seen.max(), label="measured", bars=True, **look)
+            curve_with_interval(
+                ax, seen.columns, seen.mean(), seen.min(), seen.max(), label="measured", bars=True, **look
+            )
             ax.set_title(f"domain corpus of {size / 1e3:,.0f}k tokens")
             ax.set_xlabel("domain ratio $r_d$  (D = corpus / $r_d$)")
         axes[0].axvline(predicted, color=category(1)["color"], linestyle="--", label="best ratio by the law")
@@ -202,7 +232,9 @@ def near_zero(grid: Grid, table: pd.DataFrame):
         log_token_axis(axes[0])
         axes[0].set_ylabel(f"general loss ({NATS})")
         axes[0].legend(title="general ratio $r_g$", fontsize=7, ncols=2)
-        curve_with_interval(axes[1], slopes.columns, slopes.mean(), slopes.min(), slopes.max(), bars=True, **category(0))
+        curve_with_interval(
+            axes[1], slopes.columns, slopes.mean(), slopes.min(), slopes.max(), bars=True, **category(0)
+        )
         axes[1].axhline(0, color="#444444", linewidth=0.9)
         axes[1].set_xlabel("general ratio $r_g$")
         axes[1].set_ylabel("slope of the general loss\n(nats per token per unit of ln D)")

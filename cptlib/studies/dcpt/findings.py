@@ -85,7 +85,9 @@ class Comparison:
         return r_squared(self.predicted(form)[test], self.sample, self.tests[test])
 
     def mre_permuted(self, test: str) -> np.ndarray:
-        return np.mean([mean_relative_error(made, self.sample, self.tests[test]) for made in self.permuted[test]], axis=0)
+        return np.mean(
+            [mean_relative_error(made, self.sample, self.tests[test]) for made in self.permuted[test]], axis=0
+        )
 
     def mre_of(self, predicted: np.ndarray, test: str) -> np.ndarray:
         """MRE of predictions (folds, rows) that need no law, percent, shape (bases + 1,)."""
@@ -102,7 +104,12 @@ class Comparison:
 
         residual = np.log(self.predicted(form)["in-sample"][0]) - np.log(self.sample.observed)
         count = len(law(form).names)
-        return np.array([aic_of(np.repeat(row, np.round(2 * w).astype(int)), count) / 2 for row, w in zip(residual, self.sample.weights, strict=True)])
+        return np.array(
+            [
+                aic_of(np.repeat(row, np.round(2 * w).astype(int)), count) / 2
+                for row, w in zip(residual, self.sample.weights, strict=True)
+            ]
+        )
 
     # predictions without a law: the controls
 
@@ -111,7 +118,7 @@ class Comparison:
         return self.sample.frame.assign(row=np.arange(len(self.sample.frame)))
 
     def _neighbour(self, key: list[str], value: str, pick) -> np.ndarray:
-        """Loss predicted for each row from the other values of `value` in its group of `key`; NaN where there is none."""
+        """Loss of each row picked from the other values of `value` in its group of `key`; NaN where there is none."""
         out = np.full(len(self.sample.frame), np.nan)
         for _, group in self._by_run.groupby(key):
             group = group.sort_values(value)
@@ -163,7 +170,9 @@ class Evidence:
     claim: Claim
     seeds: int
 
-    def replicated(self, statistic: str, values: np.ndarray, strata: np.ndarray | None = None, note: str = "") -> Finding:
+    def replicated(
+        self, statistic: str, values: np.ndarray, strata: np.ndarray | None = None, note: str = ""
+    ) -> Finding:
         """From a statistic on everything (first) and without each cluster; one stratum where none are given."""
         made = jackknife(float(values[0]), values[1:], np.zeros(len(values) - 1) if strata is None else strata)
         p = None
@@ -172,11 +181,29 @@ class Evidence:
                 p = made.p_effect()
             elif test.statistic == statistic and test.kind == "equivalence":
                 p = made.p_equivalence(test.margin, test.side)
-        return Finding(self.claim.id, statistic, made.value, made.lo, made.hi, self.seeds, lo90=made.lo90, hi90=made.hi90, p=p, note=note,
-                       unit=self.claim.statistics[statistic].unit)
+        return Finding(
+            self.claim.id,
+            statistic,
+            made.value,
+            made.lo,
+            made.hi,
+            self.seeds,
+            lo90=made.lo90,
+            hi90=made.hi90,
+            p=p,
+            note=note,
+            unit=self.claim.statistics[statistic].unit,
+        )
 
     def exact(self, statistic: str, value: float, note: str = "") -> Finding:
-        return Finding(self.claim.id, statistic, float(value), seeds=self.seeds, note=note, unit=self.claim.statistics[statistic].unit)
+        return Finding(
+            self.claim.id,
+            statistic,
+            float(value),
+            seeds=self.seeds,
+            note=note,
+            unit=self.claim.statistics[statistic].unit,
+        )
 
 
 def _stratified(evidence: Evidence, made: Comparison):
@@ -193,7 +220,9 @@ def law_fits(evidence: Evidence, general: Comparison, domain: Comparison) -> lis
         found += [
             replicated(f"r2_{name}", made.r2("dcpt-l3", "in-sample")),
             replicated(f"mre_{name}", made.mre("dcpt-l3", "in-sample")),
-            replicated(f"versus_permuted_{name}", percent(made.mre("dcpt-l3", "in-sample"), made.mre_permuted("in-sample"))),
+            replicated(
+                f"versus_permuted_{name}", percent(made.mre("dcpt-l3", "in-sample"), made.mre_permuted("in-sample"))
+            ),
         ]
     every = domain.tests["in-sample"]
     chinchilla = predictions("chinchilla", domain.sample, every)
@@ -212,12 +241,14 @@ def unseen_ratios(evidence: Evidence, general: Comparison, domain: Comparison) -
     for name, made in (("general", general), ("domain", domain)):
         mre = made.mre("dcpt-l3", "ratio")
         found += [
-            replicated(f"r2_{name}", made.r2("dcpt-l3", "ratio")), replicated(f"mre_{name}", mre),
+            replicated(f"r2_{name}", made.r2("dcpt-l3", "ratio")),
+            replicated(f"mre_{name}", mre),
             replicated(f"versus_interpolation_{name}", percent(mre, made.mre_of(made.interpolated(), "ratio"))),
         ]
     mre = domain.mre("dcpt-l3", "ratio")
     return [
-        *found, replicated("versus_permuted_domain", percent(mre, domain.mre_permuted("ratio"))),
+        *found,
+        replicated("versus_permuted_domain", percent(mre, domain.mre_permuted("ratio"))),
         replicated("mre_carry_domain", domain.mre_of(domain.nearest_ratio(), "ratio")),
     ]
 
@@ -229,7 +260,8 @@ def unseen_sizes(evidence: Evidence, general: Comparison, domain: Comparison) ->
     for name, made in (("general", general), ("domain", domain)):
         mre = made.mre("dcpt-l3", "size")
         found += [
-            replicated(f"r2_{name}", made.r2("dcpt-l3", "size")), replicated(f"mre_{name}", mre),
+            replicated(f"r2_{name}", made.r2("dcpt-l3", "size")),
+            replicated(f"mre_{name}", mre),
             replicated(f"versus_carry_{name}", percent(mre, made.mre_of(made.next_smaller_size(), "size"))),
         ]
     chinchilla = mean_relative_error(domain.chinchilla_by_ratio(), domain.sample, domain.tests["size"])
@@ -243,12 +275,14 @@ def unseen_tokens(evidence: Evidence, general: Comparison, domain: Comparison) -
     for name, made in (("general", general), ("domain", domain)):
         mre = made.mre("dcpt-l3", "tokens")
         found += [
-            replicated(f"r2_{name}", made.r2("dcpt-l3", "tokens")), replicated(f"mre_{name}", mre),
+            replicated(f"r2_{name}", made.r2("dcpt-l3", "tokens")),
+            replicated(f"mre_{name}", mre),
             replicated(f"versus_carry_{name}", percent(mre, made.mre_of(made.last_seen(), "tokens"))),
         ]
     power = domain.mre_of(domain.run_power_law(), "tokens")
     return [
-        *found, replicated("versus_run_power_law_domain", percent(domain.mre("dcpt-l3", "tokens"), power)),
+        *found,
+        replicated("versus_run_power_law_domain", percent(domain.mre("dcpt-l3", "tokens"), power)),
         replicated("gap_domain", domain.r2("dcpt-l3", "in-sample") - domain.r2("dcpt-l3", "tokens")),
     ]
 
@@ -272,6 +306,7 @@ def best_form(evidence: Evidence, general: Comparison, domain: Comparison) -> li
 def imposed_conditions(evidence: Evidence, general: Comparison, domain: Comparison) -> list[Finding]:
     """dcpt.7: eta > 1 and C > C0 imposed against left free."""
     replicated = _stratified(evidence, general)
+
     def over_losses(form: str) -> np.ndarray:
         return (general.mre(form, "ratio") + domain.mre(form, "ratio")) / 2
 
@@ -288,7 +323,9 @@ def share_falling(sample: Sample, side: int = 40) -> np.ndarray:
     """Share of the observed box where the free L3 fit falls with r, for every replicate, shape (bases + 1,)."""
     frame = sample.frame
     positive = frame["r"][frame["r"] > 0]
-    axes = [np.geomspace(frame[c].min(), frame[c].max(), side) for c in ("N", "D")] + [np.linspace(positive.min(), positive.max(), side)]
+    axes = [np.geomspace(frame[c].min(), frame[c].max(), side) for c in ("N", "D")] + [
+        np.linspace(positive.min(), positive.max(), side)
+    ]
     n, d, r = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
     everything = np.ones(len(frame), dtype=bool)
     rows = pd.DataFrame({"N": n, "D": d, "r": r})
@@ -316,12 +353,20 @@ def starts_matter(evidence: Evidence, domain: Comparison, count: int = 100) -> t
     starts = spread[generator.permutation(len(spread))[:count]]
     error, weight = np.zeros(len(starts)), 0.0
     for fold in parts:
-        found = descend(prepared.problem, starts, weights=np.tile(fold.train.astype(float), (len(starts), 1)), iterations=STEPS, newton=False)
+        found = descend(
+            prepared.problem,
+            starts,
+            weights=np.tile(fold.train.astype(float), (len(starts), 1)),
+            iterations=STEPS,
+            newton=False,
+        )
         made = model.batch(prepared.restore(found.q), x, False)[0]
         error += (np.abs(made / y - 1) * fold.test).sum(axis=1)
         weight += fold.test.sum()
     whole = descend(prepared.problem, starts, iterations=STEPS, newton=False)
-    table = pd.DataFrame(prepared.restore(whole.q), columns=model.names).assign(objective=whole.objective, mre=100 * error / weight)
+    table = pd.DataFrame(prepared.restore(whole.q), columns=model.names).assign(
+        objective=whole.objective, mre=100 * error / weight
+    )
     known = dict(zip(model.names, prepared.restore(whole.q[[whole.objective.argmin()]])[0], strict=True))
     clean = sample.frame.assign(loss=model.predict(known, sample.frame))
     from cptlib.laws.fit import fit

@@ -24,7 +24,11 @@ DEFINITIONS = ("k1", "k2", "k3", "k4")
 
 def domain_points(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Domain losses of all domains at the sizes, ratios and seeds that they share, with k1, k2 and k3 of the domain."""
-    shared = table[table["width"].isin(grid.cross_widths) & table["r_d"].isin(grid.cross_ratios) & table["seed"].isin(grid.cross_seeds)]
+    shared = table[
+        table["width"].isin(grid.cross_widths)
+        & table["r_d"].isin(grid.cross_ratios)
+        & table["seed"].isin(grid.cross_seeds)
+    ]
     return points(shared, "domain", FITTED_POINTS).join(learnability(grid, table), on="domain")
 
 
@@ -70,9 +74,13 @@ def new_domains(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> tuple[li
         errors["shuffled"].append(_held_out(law("dcpt-cross-domain-k3"), moved, out))
     where = frame["domain"].to_numpy()
     loss = frame["loss"].to_numpy()
-    by_domain = pd.DataFrame({
-        name: [100 * np.mean([np.nanmean(np.abs(e[:, where == d])) for e in made]) for d in domains] for name, made in errors.items()
-    }, index=domains)
+    by_domain = pd.DataFrame(
+        {
+            name: [100 * np.mean([np.nanmean(np.abs(e[:, where == d])) for e in made]) for d in domains]
+            for name, made in errors.items()
+        },
+        index=domains,
+    )
 
     def mre(name: str, weights: dict[str, float]) -> float:
         return float(np.average(by_domain[name], weights=[weights[d] for d in domains]))
@@ -97,27 +105,41 @@ def new_domains(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> tuple[li
 def offset_law(domains: list[str]) -> Law:
     """L3 (eta > 0) shared by all domains, with an offset of its own for each: columns `is_<domain>` are 1 or 0."""
     base = law("dcpt-l3-free")
-    offsets = {f"O_{d}": Parameter(f"O_{d}", 0.0, np.inf, "nats", f"offset of {d}", linear=True, coordinate="linear") for d in domains}
+    offsets = {
+        f"O_{d}": Parameter(f"O_{d}", 0.0, np.inf, "nats", f"offset of {d}", linear=True, coordinate="linear")
+        for d in domains
+    }
 
     def indicator(name: str, column: str):
         def term(p, x, jacobian):
             one = np.broadcast_to(x[column], (p[name].shape[0], len(x[column])))
             return p[name] * one, {name: one} if jacobian else {}
+
         return term
 
     columns = tuple(f"is_{d}" for d in domains)
     own = tuple(p for p in base.parameters if p.name != "E")
     return Law(
-        name="dcpt-offsets", title="L3 with an offset for each domain", formula="L = O_domain + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma",
-        paper="implied by arXiv 2406.01375, Sec. 3.2", parameters=(*offsets.values(), *own), columns=("N", "D", "r", *columns),
-        evaluate=total(*(indicator(o, c) for o, c in zip(offsets, columns, strict=True)), power("A", "N", "alpha"),
-                       ratio_power("B", "eta", "beta"), shifted_power("C", "gamma", "eps")),
-        units=base.units, link=base.link, unlink=base.unlink,
+        name="dcpt-offsets",
+        title="L3 with an offset for each domain",
+        formula="L = O_domain + A/N^alpha + B*r^eta/D^beta + C/(r+eps)^gamma",
+        paper="implied by arXiv 2406.01375, Sec. 3.2",
+        parameters=(*offsets.values(), *own),
+        columns=("N", "D", "r", *columns),
+        evaluate=total(
+            *(indicator(o, c) for o, c in zip(offsets, columns, strict=True)),
+            power("A", "N", "alpha"),
+            ratio_power("B", "eta", "beta"),
+            shifted_power("C", "gamma", "eps"),
+        ),
+        units=base.units,
+        link=base.link,
+        unlink=base.unlink,
     )
 
 
 def offsets_only(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Finding]:
-    """dcpt.13: one law with an offset a domain against a law of its own for each domain, on ratios left out of the fit."""
+    """dcpt.13: one law with an offset a domain against a law of its own for each, on ratios left out of the fit."""
     frame = domain_points(grid, table)
     domains = sorted(frame["domain"].unique())
     where, loss, r = frame["domain"].to_numpy(), frame["loss"].to_numpy(), frame["r"].to_numpy()
@@ -143,15 +165,20 @@ def offsets_only(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Fi
         return 100 * float(np.concatenate(parts).mean())
 
     shuffles = [swapped(shift) for shift in range(1, len(domains))]
-    table_of = pd.DataFrame({
-        "shared": [error(shared, where == d) for d in domains], "own": [error(own, where == d) for d in domains],
-        "shuffled": [np.mean([error(made, where == d) for made in shuffles]) for d in domains],
-    }, index=domains)
+    table_of = pd.DataFrame(
+        {
+            "shared": [error(shared, where == d) for d in domains],
+            "own": [error(own, where == d) for d in domains],
+            "shuffled": [np.mean([error(made, where == d) for made in shuffles]) for d in domains],
+        },
+        index=domains,
+    )
 
     def versus(a: str, b: str) -> np.ndarray:
         def statistic(weights):
             w = [weights[d] for d in domains]
             return percent(np.average(table_of[a], weights=w), np.average(table_of[b], weights=w))
+
         return _over_domains(statistic, domains)
 
     residual_shared, residual_own = np.log(shared[0] / loss), np.log(own[0] / loss)

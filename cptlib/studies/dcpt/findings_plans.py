@@ -29,6 +29,7 @@ def over_seeds(statistic: Callable[[np.ndarray], float], seeds: Sequence[int]) -
 
 def form_requirements(evidence: Evidence, table: list[dict]) -> list[Finding]:
     """dcpt.6, from `cptlib.laws.requirements.requirement_table`."""
+
     def count(form: str, requirement: str | None, conditions: bool = True) -> int:
         (row,) = (row for row in table if row["form"] == form and row["conditions"] is conditions)
         wanted = ("adaptability", "explicit", "implicit", "consistency") if requirement is None else (requirement,)
@@ -45,7 +46,13 @@ def form_requirements(evidence: Evidence, table: list[dict]) -> list[Finding]:
 
 
 def trade_off(
-    evidence: Evidence, grid: Grid, table: pd.DataFrame, planned: pd.DataFrame, ratios: Mapping[float, float], general: FitResult, domain: FitResult,
+    evidence: Evidence,
+    grid: Grid,
+    table: pd.DataFrame,
+    planned: pd.DataFrame,
+    ratios: Mapping[float, float],
+    general: FitResult,
+    domain: FitResult,
 ) -> tuple[list[Finding], pd.DataFrame]:
     """dcpt.9: what runs at the planned ratios really lost, against the tolerance, the law and interpolation.
 
@@ -65,11 +72,20 @@ def trade_off(
         others = curve[np.abs(curve.index - ratio) > 1e-9]
         between = float(np.interp(ratio, others.index, others["general"]))
         for _, run in real[np.isclose(real["r_d"], ratio)].iterrows():
-            rows.append({
-                "tolerance": tolerance, "ratio": ratio, "seed": run["seed"], "start": run["general_start"], "general": run["general"],
-                "domain": run["domain_loss"], "predicted_general": predicted["general"], "predicted_domain": predicted["domain"],
-                "interpolated_general": between, "rise": 100 * (run["general"] / run["general_start"] - 1),
-            })
+            rows.append(
+                {
+                    "tolerance": tolerance,
+                    "ratio": ratio,
+                    "seed": run["seed"],
+                    "start": run["general_start"],
+                    "general": run["general"],
+                    "domain": run["domain_loss"],
+                    "predicted_general": predicted["general"],
+                    "predicted_domain": predicted["domain"],
+                    "interpolated_general": between,
+                    "rise": 100 * (run["general"] / run["general_start"] - 1),
+                }
+            )
     runs = pd.DataFrame(rows)
 
     def by_seed(values: pd.Series) -> np.ndarray:
@@ -80,7 +96,9 @@ def trade_off(
     found = []
     for tolerance in ratios:
         rise = runs[runs["tolerance"] == tolerance].set_index("seed")["rise"].loc[seeds].to_numpy() - tolerance
-        found.append(evidence.replicated(f"rise_minus_target_{tolerance:g}", over_seeds(lambda w, rise=rise: w @ rise, seeds)))
+        found.append(
+            evidence.replicated(f"rise_minus_target_{tolerance:g}", over_seeds(lambda w, rise=rise: w @ rise, seeds))
+        )
     domain_error = by_seed((runs["predicted_domain"] - runs["domain"]).abs())
 
     def rise_at(ratio: float) -> np.ndarray:
@@ -93,7 +111,9 @@ def trade_off(
         *found,
         evidence.replicated("error_general", over_seeds(lambda w: w @ law_error, seeds)),
         evidence.replicated("error_domain", over_seeds(lambda w: w @ domain_error, seeds)),
-        evidence.replicated("versus_interpolation", over_seeds(lambda w: percent(w @ law_error, w @ line_error), seeds)),
+        evidence.replicated(
+            "versus_interpolation", over_seeds(lambda w: percent(w @ law_error, w @ line_error), seeds)
+        ),
         evidence.replicated("rise_half", over_seeds(lambda w: w @ rise_at(half), seeds), note=f"at r_d = {half:g}"),
         evidence.replicated("rise_zero", over_seeds(lambda w: w @ rise_at(0.0), seeds)),
         evidence.replicated("start_general", over_seeds(lambda w: w @ start, seeds)),
@@ -122,7 +142,11 @@ def scarce_domain(evidence: Evidence, grid: Grid, table: pd.DataFrame, predicted
         evidence.replicated("argmin_steps", over_seeds(lambda w: abs(int((w @ losses).argmin()) - near), seeds)),
         evidence.replicated("planned_minus_low", over_seeds(lambda w: w @ (losses[:, near] - losses[:, low]), seeds)),
         evidence.replicated("planned_minus_one", over_seeds(lambda w: w @ (losses[:, near] - losses[:, -1]), seeds)),
-        evidence.replicated("large_budget_difference", over_seeds(lambda w: w @ large, seeds), note=f"r_d = {plenty.columns[below]:g} against 1"),
+        evidence.replicated(
+            "large_budget_difference",
+            over_seeds(lambda w: w @ large, seeds),
+            note=f"r_d = {plenty.columns[below]:g} against 1",
+        ),
         evidence.replicated("start_domain", over_seeds(lambda w: w @ start, seeds)),
     ]
 
@@ -130,7 +154,7 @@ def scarce_domain(evidence: Evidence, grid: Grid, table: pd.DataFrame, predicted
 def allocation_arithmetic(evidence: Evidence) -> list[Finding]:
     """dcpt.11, the printed constants: N and D in units of 1e9, so compute / 6 in units of 1e18."""
     n = optimal_size(PRINTED["compute"] / 1e18, PRINTED["a"], PRINTED["b"], PRINTED["G"])
-    n_opt, d_opt = (n if isinstance(n, tuple) else (n, PRINTED["compute"] / 6e18 / n))
+    n_opt, d_opt = n if isinstance(n, tuple) else (n, PRINTED["compute"] / 6e18 / n)
     return [
         evidence.exact("n_opt_error", 100 * abs(n_opt / PRINTED["N"] - 1)),
         evidence.exact("d_opt_error", 100 * abs(d_opt / PRINTED["D"] - 1)),
@@ -139,8 +163,12 @@ def allocation_arithmetic(evidence: Evidence) -> list[Finding]:
 
 def near_zero_slopes(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Least-squares slope of the general loss on ln D over the last four fifths of a run: rows seeds, columns r_g."""
-    part = table[(table["width"] == grid.near_zero_width) & (table["D"] >= grid.cpt_tokens / 5)].assign(r_g=lambda t: (1 - t["r_d"]).round(9))
-    slopes = part.groupby(["seed", "r_g"])[["D", "general"]].apply(lambda g: np.polyfit(np.log(g["D"]), g["general"], 1)[0])
+    part = table[(table["width"] == grid.near_zero_width) & (table["D"] >= grid.cpt_tokens / 5)].assign(
+        r_g=lambda t: (1 - t["r_d"]).round(9)
+    )
+    slopes = part.groupby(["seed", "r_g"])[["D", "general"]].apply(
+        lambda g: np.polyfit(np.log(g["D"]), g["general"], 1)[0]
+    )
     return slopes.unstack("r_g").sort_index(axis=1)
 
 
@@ -182,15 +210,21 @@ def reversal(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Findin
 
 def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 200) -> list[Finding]:
     """dcpt.15: signs of finite differences between neighbouring cells, and the mean cross-difference."""
-    cubes = [_cube(points(table[table["D"].isin(grid.evaluation_points)], loss), grid) for loss in ("general", "domain")]
+    cubes = [
+        _cube(points(table[table["D"].isin(grid.evaluation_points)], loss), grid) for loss in ("general", "domain")
+    ]
     strata = np.repeat(np.arange(len(grid.widths)), len(grid.seeds))
     replicated = partial(evidence.replicated, strata=strata)
-    weights = np.concatenate([np.ones((1, len(strata))), jackknife_weights(strata)]).reshape(-1, len(grid.widths), len(grid.seeds))
+    weights = np.concatenate([np.ones((1, len(strata))), jackknife_weights(strata)]).reshape(
+        -1, len(grid.widths), len(grid.seeds)
+    )
 
     def share(axis: int) -> np.ndarray:
         rows = []
         for w in weights:
-            falls = [np.diff(_mean(cube, w)[:, late if axis == 1 else slice(None)], axis=axis) < 0 for cube, late in cubes]
+            falls = [
+                np.diff(_mean(cube, w)[:, late if axis == 1 else slice(None)], axis=axis) < 0 for cube, late in cubes
+            ]
             rows.append(np.mean(np.concatenate([f.ravel() for f in falls])))
         return np.array(rows)
 
@@ -202,18 +236,22 @@ def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 
     for _ in range(shuffles):
         made = []
         for cube, late in cubes:
-            order = generator.permuted(np.broadcast_to(np.arange(cube.shape[3]), (*cube.shape[:2], 1, cube.shape[3])), axis=3)
+            order = generator.permuted(
+                np.broadcast_to(np.arange(cube.shape[3]), (*cube.shape[:2], 1, cube.shape[3])), axis=3
+            )
             made.append(_cross(np.take_along_axis(cube, order, axis=3).mean(axis=1)[:, late]))
         shuffled.append(np.mean(made))
     return [
-        replicated("share_falling_size", share(0)), replicated("share_falling_tokens", share(1)),
-        replicated("share_falling_ratio", share(2)), replicated("cross_difference", cross(cubes)),
+        replicated("share_falling_size", share(0)),
+        replicated("share_falling_tokens", share(1)),
+        replicated("share_falling_ratio", share(2)),
+        replicated("cross_difference", cross(cubes)),
         evidence.exact("cross_difference_permuted", float(np.mean(shuffled))),
     ]
 
 
 def _cube(frame: pd.DataFrame, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Losses by size, seed, tokens and ratio (r >= 0.1), and which token counts lie in the last four fifths of a run."""
+    """Losses by size, seed, tokens and ratio (r >= 0.1), and which token counts lie past a fifth of a run."""
     frame = frame[frame["r"] >= 0.1 - 1e-9]
     wide = frame.set_index(["width", "seed", "D", "r"])["loss"].sort_index()
     levels = [np.sort(frame[name].unique()) for name in ("width", "seed", "D", "r")]
@@ -228,5 +266,3 @@ def _mean(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _cross(mean: np.ndarray) -> float:
     return float(np.diff(np.diff(mean, axis=1), axis=2).mean())
-
-

@@ -102,7 +102,7 @@ class Grid:
 
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
-        """Trained on two million characters of general text and half a million of every domain, as a model made for all of them would be."""
+        """Trained on two million characters of general text and half a million of every domain."""
         return TokenizerSpec.bpe(self.vocab_size, {self.general: 2_000_000, **dict.fromkeys(self.domains, 500_000)})
 
     @cached_property
@@ -112,7 +112,12 @@ class Grid:
         Evenly spaced in the logarithm; twice the first, which the learnability K needs; and where a scarce and a
         plentiful domain corpus (`limited_tokens`, `plentiful_tokens`) run out at each ratio.
         """
-        limited = {self.tokens_when_used_up(size, r) for size in (self.limited_tokens, self.plentiful_tokens) for r in self.ratios if r > 0}
+        limited = {
+            self.tokens_when_used_up(size, r)
+            for size in (self.limited_tokens, self.plentiful_tokens)
+            for r in self.ratios
+            if r > 0
+        }
         even = log_points(self.first_point, self.cpt_tokens, self.points, self.batch_tokens)
         return tuple(sorted({*even, 2 * self.first_point, *(p for p in limited if 0 < p <= self.cpt_tokens)}))
 
@@ -128,19 +133,29 @@ class Grid:
     def base(self, width: int, seed: int, peak_lr: float | None = None) -> RunSpec:
         """Pre-training on general text: cosine to a tenth of the peak."""
         return RunSpec(
-            model=ModelSpec(width, self.context), tokenizer=self.tokenizer, mixture=Mixture.of({self.general: 1}),
+            model=ModelSpec(width, self.context),
+            tokenizer=self.tokenizer,
+            mixture=Mixture.of({self.general: 1}),
             schedule=Schedule("cosine", self._scaled(peak_lr or self.base_peak_lr, width), warmup=0.05, final=0.1),
-            tokens=self.base_tokens, batch_tokens=self.batch_tokens, seed=seed,
+            tokens=self.base_tokens,
+            batch_tokens=self.batch_tokens,
+            seed=seed,
             evaluation=Evaluation((self.general, *self.domains), self.evaluation_tokens),
         )
 
-    def cpt(self, width: int, seed: int, ratio: float, domain: str | None = None, peak_lr: float | None = None) -> RunSpec:
-        """Continued pre-training at domain ratio `ratio`: re-warmed, then constant, so that every point of a run is the end of a shorter run."""
+    def cpt(
+        self, width: int, seed: int, ratio: float, domain: str | None = None, peak_lr: float | None = None
+    ) -> RunSpec:
+        """CPT at domain ratio `ratio`: re-warmed, then constant, so that every point of a run ends a shorter run."""
         domain = domain or self.domain
         return RunSpec(
-            model=ModelSpec(width, self.context), tokenizer=self.tokenizer, mixture=Mixture.of({self.general: 1 - ratio, domain: ratio}),
+            model=ModelSpec(width, self.context),
+            tokenizer=self.tokenizer,
+            mixture=Mixture.of({self.general: 1 - ratio, domain: ratio}),
             schedule=Schedule("constant", self._scaled(peak_lr or self.cpt_peak_lr, width), warmup=0.02),
-            tokens=self.cpt_tokens, batch_tokens=self.batch_tokens, seed=seed,
+            tokens=self.cpt_tokens,
+            batch_tokens=self.batch_tokens,
+            seed=seed,
             evaluation=Evaluation((self.general, domain), self.evaluation_tokens, self.evaluation_points),
             start=self.base(width, seed),
         )
@@ -159,7 +174,13 @@ class Grid:
 
     def cross(self) -> list[RunSpec]:
         """The other domains."""
-        return [self.cpt(w, s, r, d) for d in self.cross_domains for w in self.cross_widths for s in self.cross_seeds for r in self.cross_ratios]
+        return [
+            self.cpt(w, s, r, d)
+            for d in self.cross_domains
+            for w in self.cross_widths
+            for s in self.cross_seeds
+            for r in self.cross_ratios
+        ]
 
     def planned(self, ratios) -> list[RunSpec]:
         """Runs at ratios that a fitted law chose."""

@@ -19,16 +19,21 @@ FITTED_POINTS = 8  # token counts of each run that fits use
 
 def fits(grid: Grid, table: pd.DataFrame, law: str = "dcpt-l3", bootstrap: int = 0) -> tuple[FitResult, FitResult]:
     """The law of the general and of the domain loss, fitted to a table of curves; runs are resampled by base."""
-    return tuple(fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base") for loss in ("general", "domain"))
+    return tuple(
+        fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base")
+        for loss in ("general", "domain")
+    )
 
 
 def trade_off(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> dict[float, Plan]:
-    """For every tolerance (percent), the largest domain ratio that keeps the general loss within it, at the planned size and full length.
+    """For every tolerance (percent), the largest domain ratio that keeps the general loss within it.
 
-    The fits have not seen runs at the planned ratios: they use the main grid only.
+    It is asked at the planned size and full length. The fits have not seen runs at the planned ratios: they use the main grid only.
     """
     start = base_loss(grid, table)
-    return {t: tradeoff(*fitted, planned_parameters(grid, table), grid.cpt_tokens, t / 100, start) for t in grid.tolerances}
+    return {
+        t: tradeoff(*fitted, planned_parameters(grid, table), grid.cpt_tokens, t / 100, start) for t in grid.tolerances
+    }
 
 
 def planned_parameters(grid: Grid, table: pd.DataFrame) -> int:

@@ -68,7 +68,10 @@ def folds(frame: pd.DataFrame) -> dict[str, list[Fold]]:
         "in-sample": [Fold("all", everything, everything)],
         "ratio": [Fold(f"r = {value:g}", r != value, r == value) for value in interior],
         "size": [Fold(f"N = {n.max():,}", n < n.max(), n == n.max())],
-        "tokens": [Fold(f"after {part} of the tokens", d <= share * d.max(), d > share * d.max()) for part, share in (("1/3", 1 / 3), ("2/3", 2 / 3))],
+        "tokens": [
+            Fold(f"after {part} of the tokens", d <= share * d.max(), d > share * d.max())
+            for part, share in (("1/3", 1 / 3), ("2/3", 2 / 3))
+        ],
     }
 
 
@@ -105,10 +108,14 @@ def permuted_predictions(name: str, sample: Sample, parts: list[Fold], draws: in
         frame = permuted(sample.frame, generator)
         shuffled, _ = read_columns(model, frame, "loss")
         found = vectors(name, Sample(frame), parts).reshape(len(parts), len(sample.weights), -1)
-        made.append(np.stack([
-            np.where(part.train, model.batch(each, shuffled, False)[0], model.batch(each, true, False)[0])
-            for part, each in zip(parts, found, strict=True)
-        ]))
+        made.append(
+            np.stack(
+                [
+                    np.where(part.train, model.batch(each, shuffled, False)[0], model.batch(each, true, False)[0])
+                    for part, each in zip(parts, found, strict=True)
+                ]
+            )
+        )
     return made
 
 
@@ -135,10 +142,19 @@ def weighted_fits(model: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: 
     ndarray, shape (fits, parameters)
     """
     prepared = prepare(model, x, y)
-    rough = descend(prepared.problem, starting_points(prepared.problem, STARTS, 16, 0), iterations=STEPS, newton=False, rtol=1e-6)
+    rough = descend(
+        prepared.problem, starting_points(prepared.problem, STARTS, 16, 0), iterations=STEPS, newton=False, rtol=1e-6
+    )
     best = None
     for start in distinct(rough.q, rough.objective)[:KEPT]:
-        found = descend(prepared.problem, np.tile(start, (len(weights), 1)), weights=weights, iterations=STEPS, newton=False, rtol=1e-7)
+        found = descend(
+            prepared.problem,
+            np.tile(start, (len(weights), 1)),
+            weights=weights,
+            iterations=STEPS,
+            newton=False,
+            rtol=1e-7,
+        )
         if best is None:
             best = found.q.copy(), found.objective.copy()
         else:
@@ -178,7 +194,10 @@ def per_run_power_law(frame: pd.DataFrame, train: np.ndarray) -> np.ndarray:
         level = (sy - slope * sz) / n
         error = total((y - level[runs] - slope[runs] * z) ** 2)
         better = error < best[0]
-        best = tuple(np.where(better, new, old) for new, old in zip((error, level, slope, np.full(count, beta)), best, strict=True))
+        best = tuple(
+            np.where(better, new, old)
+            for new, old in zip((error, level, slope, np.full(count, beta)), best, strict=True)
+        )
     _, level, slope, beta = best
     return level[runs] + slope[runs] * d ** -beta[runs]
 
@@ -203,10 +222,12 @@ def mean_relative_error(predicted: np.ndarray, sample: Sample, parts: list[Fold]
 
 
 def r_squared(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.ndarray:
-    """1 - squared error / spread about the mean of the scored rows, all folds together, for every replicate, (bases + 1,)."""
+    """1 - squared error / spread about the mean, scored rows of all folds together, for every replicate, (bases + 1,)."""
     w = np.concatenate([sample.weights * part.test for part in parts], axis=1)
     y = np.tile(sample.observed, len(parts))
-    squared = np.concatenate([np.broadcast_to((values - sample.observed) ** 2, sample.weights.shape) for values in predicted], axis=1)
+    squared = np.concatenate(
+        [np.broadcast_to((values - sample.observed) ** 2, sample.weights.shape) for values in predicted], axis=1
+    )
     mean = (w * y).sum(axis=1, keepdims=True) / w.sum(axis=1, keepdims=True)
     return 1 - (w * squared).sum(axis=1) / (w * (y - mean) ** 2).sum(axis=1)
 

@@ -1,4 +1,4 @@
-"""The chapter's tables and computed sentences: everything a reader sees as a number is made here from records and fits."""
+"""The chapter's tables and computed sentences: every number a reader sees is made from records and fits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cptlib.data.corpora import corpus
-from cptlib.evidence.claims import Verdict
 from cptlib.evidence.jackknife import jackknife
 from cptlib.laws.fit import FitResult
-from cptlib.runs.schedule import curve
 from cptlib.runs.store import Record
 from cptlib.studies.dcpt.evidence import Chapter
 from cptlib.studies.dcpt.findings import FORMS, HELD_OUT, Comparison
@@ -21,6 +19,7 @@ from cptlib.studies.dcpt.findings_plans import PRINTED
 
 def html(table: pd.DataFrame, index: bool = False) -> str:
     """A table as plain HTML, numbers to four digits."""
+
     def number(value) -> str:
         if isinstance(value, float):
             return "–" if np.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
@@ -30,7 +29,7 @@ def html(table: pd.DataFrame, index: bool = False) -> str:
 
 
 def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) -> str:
-    """"value [lo, hi]" to so many digits."""
+    """ "value [lo, hi]" to so many digits."""
     if lo is None or hi is None:
         return f"{value:.{digits}g}"
     return f"{value:.{digits}g} [{lo:.{digits}g}, {hi:.{digits}g}]"
@@ -39,16 +38,26 @@ def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) 
 def reported_table(chapter: Chapter) -> pd.DataFrame:
     """The claims, what the paper reports for each and where, from the claims file."""
     tags = {"paper": "read in the paper", "2nd": "third-party transcription", "calc": "computed here"}
-    return pd.DataFrame([
-        {"id": c.id, "claim": c.claim, "the paper reports": c.reported.text, "where": c.reported.where, "source": tags[c.reported.tag]}
-        for c in chapter.claims.values()
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "id": c.id,
+                "claim": c.claim,
+                "the paper reports": c.reported.text,
+                "where": c.reported.where,
+                "source": tags[c.reported.tag],
+            }
+            for c in chapter.claims.values()
+        ]
+    )
 
 
 def requirements_table(chapter: Chapter) -> pd.DataFrame:
     """Violations of each requirement among random admissible parameters, by form."""
     rows = pd.DataFrame(chapter.requirements)
-    rows["form"] = rows["form"].str.removeprefix("dcpt-").str.upper() + np.where(rows["conditions"], "", " without its condition on C")
+    rows["form"] = rows["form"].str.removeprefix("dcpt-").str.upper() + np.where(
+        rows["conditions"], "", " without its condition on C"
+    )
     return rows.drop(columns=["conditions"])
 
 
@@ -59,11 +68,18 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
         base, run = grid.base(width, grid.seeds[0]), grid.cpt(width, grid.seeds[0], 1.0)
         record = chapter.records[run.id]
         here = [s for s in grid.fixed() if s.model.width == width]
-        rows.append({
-            "width": width, "parameters N": record.model_params, "without embedding": record.non_embedding_params,
-            "base peak LR": base.schedule.peak, "CPT peak LR": run.schedule.peak, "CPT runs": len(here), "seeds": len({s.seed for s in here}),
-            "base tokens / N": base.tokens / record.model_params,
-        })
+        rows.append(
+            {
+                "width": width,
+                "parameters N": record.model_params,
+                "without embedding": record.non_embedding_params,
+                "base peak LR": base.schedule.peak,
+                "CPT peak LR": run.schedule.peak,
+                "CPT runs": len(here),
+                "seeds": len({s.seed for s in here}),
+                "base tokens / N": base.tokens / record.model_params,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -79,17 +95,35 @@ def corpora_table(chapter: Chapter) -> pd.DataFrame:
     for name in chapter.grid.corpora:
         entry = corpus(name)
         tokens, epochs = most.get(name, (0, float("nan")))
-        rows.append({"corpus": name, "text": entry.title, "licence": entry.licence, "source": entry.source, "most tokens in a run": tokens, "epochs": epochs})
+        rows.append(
+            {
+                "corpus": name,
+                "text": entry.title,
+                "licence": entry.licence,
+                "source": entry.source,
+                "most tokens in a run": tokens,
+                "epochs": epochs,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def leakage_table(measured: Mapping[str, Mapping]) -> pd.DataFrame:
     """Recorded corpus measurements: documents, split, and validation 13-grams found in training text."""
-    return pd.DataFrame([
-        {"corpus": name, "documents": row["documents"], "characters": row["characters"], "training": row["train"], "validation": row["validation"],
-         "leak, split at random (%)": 100 * row["leak_random"], "leak, near-duplicates together (%)": 100 * row["leak"]}
-        for name, row in measured.items()
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "corpus": name,
+                "documents": row["documents"],
+                "characters": row["characters"],
+                "training": row["train"],
+                "validation": row["validation"],
+                "leak, split at random (%)": 100 * row["leak_random"],
+                "leak, near-duplicates together (%)": 100 * row["leak"],
+            }
+            for name, row in measured.items()
+        ]
+    )
 
 
 def parameter_table(fits: tuple[FitResult, FitResult]) -> pd.DataFrame:
@@ -97,8 +131,15 @@ def parameter_table(fits: tuple[FitResult, FitResult]) -> pd.DataFrame:
     rows = {}
     for name, made in zip(("general", "domain"), fits, strict=True):
         scaled = made.in_units(1e9)
-        rows[f"{name} loss"] = {p: interval(v, *(scaled.intervals[p] or (None, None))) for p, v in scaled.params.items() if v is not None}
-        rows[f"{name} loss"] |= {"status": str(made.status), "R2": f"{made.r2:.4f}", "MRE (%)": f"{100 * made.mre:.3f}", "points": str(made.n)}
+        rows[f"{name} loss"] = {
+            p: interval(v, *(scaled.intervals[p] or (None, None))) for p, v in scaled.params.items() if v is not None
+        }
+        rows[f"{name} loss"] |= {
+            "status": str(made.status),
+            "R2": f"{made.r2:.4f}",
+            "MRE (%)": f"{100 * made.mre:.3f}",
+            "points": str(made.n),
+        }
     return pd.DataFrame(rows)
 
 
@@ -110,8 +151,17 @@ def form_table(comparisons: tuple[Comparison, Comparison]) -> pd.DataFrame:
             for test in ("in-sample", *HELD_OUT):
                 values = made.mre(form, test)
                 spread = jackknife(float(values[0]), values[1:], made.sample.strata)
-                rows.append({"loss": loss, "form": form, "test": test, "mre": spread.value, "lo": spread.lo, "hi": spread.hi,
-                             "r2": float(made.r2(form, test)[0])})
+                rows.append(
+                    {
+                        "loss": loss,
+                        "form": form,
+                        "test": test,
+                        "mre": spread.value,
+                        "lo": spread.lo,
+                        "hi": spread.hi,
+                        "r2": float(made.r2(form, test)[0]),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -120,7 +170,9 @@ def wide_forms(table: pd.DataFrame, loss: str) -> pd.DataFrame:
     part = table[table["loss"] == loss]
     cells = part.assign(cell=[f"{m:.2f} % (R2 {r:.3f})" for m, r in zip(part["mre"], part["r2"], strict=True)])
     wide = cells.pivot(index="form", columns="test", values="cell")[["in-sample", *HELD_OUT]]
-    return wide.rename(index=lambda f: f.removeprefix("dcpt-").upper(), columns=lambda t: t if t == "in-sample" else f"held-out {t}")
+    return wide.rename(
+        index=lambda f: f.removeprefix("dcpt-").upper(), columns=lambda t: t if t == "in-sample" else f"held-out {t}"
+    )
 
 
 def planned_table(chapter: Chapter) -> pd.DataFrame:
@@ -132,21 +184,40 @@ def planned_table(chapter: Chapter) -> pd.DataFrame:
         if plan.value is None or not len(here):
             rows.append({"T (%)": tolerance, "planned r_d": "none", "advice": plan.sentence})
             continue
-        rows.append({
-            "T (%)": tolerance, "planned r_d": interval(plan.value, *(plan.interval or (None, None))), "trained at": here["ratio"].iloc[0],
-            "predicted L_g": here["predicted_general"].iloc[0], "real L_g": here["general"].mean(), "real rise (%)": here["rise"].mean(),
-            "predicted L_d": here["predicted_domain"].iloc[0], "real L_d": here["domain"].mean(), "extrapolation": "yes" if plan.extrapolation else "no",
-        })
+        rows.append(
+            {
+                "T (%)": tolerance,
+                "planned r_d": interval(plan.value, *(plan.interval or (None, None))),
+                "trained at": here["ratio"].iloc[0],
+                "predicted L_g": here["predicted_general"].iloc[0],
+                "real L_g": here["general"].mean(),
+                "real rise (%)": here["rise"].mean(),
+                "predicted L_d": here["predicted_domain"].iloc[0],
+                "real L_d": here["domain"].mean(),
+                "extrapolation": "yes" if plan.extrapolation else "no",
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def usage_one_arithmetic() -> pd.DataFrame:
-    """The paper's chemistry example (real values as transcribed by third parties): what the last points of ratio buy and cost."""
-    start, general, domain = 2.8602, {0.90: 2.9052, 0.924: 2.9445, 0.93: 2.9644, 1.0: 3.4667}, {0.90: 1.7321, 0.924: 1.7291, 0.93: 1.7279, 1.0: 1.7220}
-    return pd.DataFrame([
-        {"r_d": r, "rise of L_g (%)": 100 * (general[r] / start - 1), "L_d minus L_d at 0.90": domain[r] - domain[0.90],
-         "L_g minus L_g at 0.90": general[r] - general[0.90]} for r in general
-    ])
+    """The paper's chemistry example, real values as transcribed by third parties: what the last of the ratio buys."""
+    start, general, domain = (
+        2.8602,
+        {0.90: 2.9052, 0.924: 2.9445, 0.93: 2.9644, 1.0: 3.4667},
+        {0.90: 1.7321, 0.924: 1.7291, 0.93: 1.7279, 1.0: 1.7220},
+    )
+    return pd.DataFrame(
+        [
+            {
+                "r_d": r,
+                "rise of L_g (%)": 100 * (general[r] / start - 1),
+                "L_d minus L_d at 0.90": domain[r] - domain[0.90],
+                "L_g minus L_g at 0.90": general[r] - general[0.90],
+            }
+            for r in general
+        ]
+    )
 
 
 def allocation_arithmetic() -> pd.DataFrame:
@@ -154,7 +225,13 @@ def allocation_arithmetic() -> pd.DataFrame:
     rows = []
     for unit, scale in (("1e9 (C/6 in 1e18)", 1e18), ("raw counts", 1.0)):
         budget = PRINTED["compute"] / 6 / scale
-        rows.append({"N and D in units of": unit, "N_opt": PRINTED["G"] * budget ** PRINTED["a"], "D_opt": budget ** PRINTED["b"] / PRINTED["G"]})
+        rows.append(
+            {
+                "N and D in units of": unit,
+                "N_opt": PRINTED["G"] * budget ** PRINTED["a"],
+                "D_opt": budget ** PRINTED["b"] / PRINTED["G"],
+            }
+        )
     rows.append({"N and D in units of": "printed in the paper", "N_opt": PRINTED["N"], "D_opt": PRINTED["D"]})
     return pd.DataFrame(rows)
 
@@ -162,13 +239,15 @@ def allocation_arithmetic() -> pd.DataFrame:
 def token_arithmetic() -> str:
     """Which of two reported run lengths fits the printed token range."""
     step = 0.1311e9 / 1000
-    return (f"The smallest token count of the fits, 0.1311B after 1,000 steps, makes {step:,.0f} tokens a step; 200,000 steps are {200_000 * step / 1e9:.1f}B "
-            f"tokens, which matches the printed range up to 26B, and 20,000 steps would be {20_000 * step / 1e9:.2f}B.")
+    return (
+        f"The smallest token count of the fits, 0.1311B after 1,000 steps, makes {step:,.0f} tokens a step; "
+        f"200,000 steps are {200_000 * step / 1e9:.1f}B tokens, which matches the printed range up to 26B, and 20,000 steps would be {20_000 * step / 1e9:.2f}B."
+    )
 
 
 def weak_points(chapter: Chapter) -> pd.DataFrame:
     """Limits of the law's form, shown on our fits."""
-    grid, (general, domain) = chapter.grid, chapter.fits
+    grid, general = chapter.grid, chapter.fits[0]
     n = float(chapter.main.loc[chapter.main["width"] == grid.planned_width, "N"].iloc[0])
 
     def at(made: FitResult, d: float, r: float) -> float:
@@ -178,15 +257,30 @@ def weak_points(chapter: Chapter) -> pd.DataFrame:
     seen = rows_zero.groupby("D")["general"].mean()
     start = chapter.main[chapter.main["width"] == grid.planned_width]["general_start"].mean()
     first, last = float(grid.first_point), float(grid.cpt_tokens)
-    return pd.DataFrame([
-        {"what": "general loss at r_g = 0, first and last evaluation: law", "value": f"{at(general, first, 0.0):.4f}, {at(general, last, 0.0):.4f}",
-         "why": "the D term is zero at r = 0, so the law has no forgetting over D"},
-        {"what": "the same, measured", "value": f"{seen.iloc[0]:.4f}, {seen.iloc[-1]:.4f}", "why": "mean over seeds"},
-        {"what": "general loss at r_g = 0.5 extrapolated to one token: law", "value": f"{at(general, 1.0, 0.5):.4g}",
-         "why": f"the base model's loss, {start:.4f}, is not on the curve: it must be measured"},
-        {"what": "exponent eta of the free fits, general and domain", "value": ", ".join(f"{free_eta(c):.3g}" for c in chapter.comparisons),
-         "why": "eta > 1 is sufficient for a loss that falls with r, not necessary"},
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "what": "general loss at r_g = 0, first and last evaluation: law",
+                "value": f"{at(general, first, 0.0):.4f}, {at(general, last, 0.0):.4f}",
+                "why": "the D term is zero at r = 0, so the law has no forgetting over D",
+            },
+            {
+                "what": "the same, measured",
+                "value": f"{seen.iloc[0]:.4f}, {seen.iloc[-1]:.4f}",
+                "why": "mean over seeds",
+            },
+            {
+                "what": "general loss at r_g = 0.5 extrapolated to one token: law",
+                "value": f"{at(general, 1.0, 0.5):.4g}",
+                "why": f"the base model's loss, {start:.4f}, is not on the curve: it must be measured",
+            },
+            {
+                "what": "exponent eta of the free fits, general and domain",
+                "value": ", ".join(f"{free_eta(c):.3g}" for c in chapter.comparisons),
+                "why": "eta > 1 is sufficient for a loss that falls with r, not necessary",
+            },
+        ]
+    )
 
 
 def free_eta(made: Comparison) -> float:
@@ -226,11 +320,19 @@ def compute_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
             groups.setdefault(stage, []).append(record)
         elif record.profile == f"{profile}-tuning":
             groups.setdefault("learning-rate trials", []).append(record)
-    return pd.DataFrame([
-        {"stage": stage, "runs": len(group), "tokens (M)": sum(r.tokens for r in group) / 1e6, "training time (core minutes)": sum(r.seconds for r in group) / 60,
-         "tokens/s (median)": float(np.median([r.tokens_per_second for r in group])), "MFU (median, %)": 100 * float(np.median([r.mfu for r in group]))}
-        for stage, group in groups.items()
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "stage": stage,
+                "runs": len(group),
+                "tokens (M)": sum(r.tokens for r in group) / 1e6,
+                "training time (core minutes)": sum(r.seconds for r in group) / 60,
+                "tokens/s (median)": float(np.median([r.tokens_per_second for r in group])),
+                "MFU (median, %)": 100 * float(np.median([r.mfu for r in group])),
+            }
+            for stage, group in groups.items()
+        ]
+    )
 
 
 def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
@@ -240,8 +342,14 @@ def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
         if record.profile == f"{profile}-tuning":
             spec = record.run_spec()
             names = [identity.split(":")[0] for identity, _ in spec.mixture.parts]
-            rows.append({"stage": "continued" if spec.start else "base", "width": spec.model.width, "peak LR": spec.schedule.peak,
-                         **{f"{name} loss": record.final_loss(name) for name in names}})
+            rows.append(
+                {
+                    "stage": "continued" if spec.start else "base",
+                    "width": spec.model.width,
+                    "peak LR": spec.schedule.peak,
+                    **{f"{name} loss": record.final_loss(name) for name in names},
+                }
+            )
     return pd.DataFrame(rows).sort_values(["stage", "peak LR"]) if rows else pd.DataFrame()
 
 
@@ -252,19 +360,9 @@ def provenance(chapter: Chapter) -> str:
     used = [chapter.records[i] for i in specs if i in chapter.records]
     devices = sorted({r.device for r in used})
     revisions = sorted({r.revision for r in used})
-    return (f"Evidence: profile **{grid.profile}**, {len(used)} recorded runs ({len(chapter.planned['run'].unique())} more at planned ratios), "
-            f"{sum(r.tokens for r in used) / 1e6:,.1f} M training tokens, seeds {', '.join(map(str, grid.seeds))}; trained on {'; '.join(devices)}; "
-            f"code revision {', '.join(revisions)}.")
-
-
-def schedule_curves(chapter: Chapter) -> dict[str, np.ndarray]:
-    """Learning rates of a base run and of its continuation at the planned size."""
-    grid = chapter.grid
-    base = grid.base(grid.planned_width, grid.seeds[0])
-    return {"base": curve(base.schedule, base.steps), "continued": curve(grid.cpt(grid.planned_width, grid.seeds[0], 0.5).schedule, grid.cpt_tokens // grid.batch_tokens)}
-
-
-def summary(verdicts: list[Verdict]) -> dict[str, int]:
-    """How many claims got each verdict."""
-    words = [v.verdict for v in verdicts]
-    return {word: words.count(word) for word in dict.fromkeys(words)}
+    return (
+        f"Evidence: profile **{grid.profile}**, {len(used)} recorded runs "
+        f"({len(chapter.planned['run'].unique())} more at planned ratios), "
+        f"{sum(r.tokens for r in used) / 1e6:,.1f} M training tokens, seeds {', '.join(map(str, grid.seeds))}; "
+        f"trained on {'; '.join(devices)}; code revision {', '.join(revisions)}."
+    )

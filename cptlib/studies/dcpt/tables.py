@@ -12,7 +12,20 @@ from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, evaluations_frame
 from cptlib.studies.dcpt.grid import Grid
 
-COLUMNS = ["run", "base", "seed", "width", "domain", "r_d", "N", "D", "general", "domain_loss", "general_start", "domain_start"]
+COLUMNS = [
+    "run",
+    "base",
+    "seed",
+    "width",
+    "domain",
+    "r_d",
+    "N",
+    "D",
+    "general",
+    "domain_loss",
+    "general_start",
+    "domain_start",
+]
 
 
 def curves(grid: Grid, specs: list[RunSpec], records: Mapping[str, Record]) -> pd.DataFrame:
@@ -39,11 +52,24 @@ def curves(grid: Grid, specs: list[RunSpec], records: Mapping[str, Record]) -> p
         domain, ratio = domain_and_ratio(grid, spec)
         wide = evaluations_frame([records[spec.id]]).pivot(index="D", columns="corpus", values="loss").sort_index()
         start = wide.loc[0]
-        parts.append(pd.DataFrame({
-            "run": spec.id, "base": spec.start.id, "seed": spec.seed, "width": spec.model.width, "domain": domain, "r_d": ratio,
-            "N": records[spec.id].model_params, "D": wide.index[1:], "general": wide[grid.general].to_numpy()[1:],
-            "domain_loss": wide[domain].to_numpy()[1:], "general_start": start[grid.general], "domain_start": start[domain],
-        }))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "run": spec.id,
+                    "base": spec.start.id,
+                    "seed": spec.seed,
+                    "width": spec.model.width,
+                    "domain": domain,
+                    "r_d": ratio,
+                    "N": records[spec.id].model_params,
+                    "D": wide.index[1:],
+                    "general": wide[grid.general].to_numpy()[1:],
+                    "domain_loss": wide[domain].to_numpy()[1:],
+                    "general_start": start[grid.general],
+                    "domain_start": start[domain],
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
@@ -70,10 +96,14 @@ def points(table: pd.DataFrame, loss: str, keep: int | None = None) -> pd.DataFr
     if loss not in ("general", "domain"):
         raise CptError(f"loss must be 'general' or 'domain', not {loss!r}")
     own = table["r_d"] if loss == "domain" else 1 - table["r_d"]
-    frame = table.assign(r=own.round(12), loss=table["domain_loss" if loss == "domain" else "general"], start=table[f"{loss}_start"])
+    frame = table.assign(
+        r=own.round(12), loss=table["domain_loss" if loss == "domain" else "general"], start=table[f"{loss}_start"]
+    )
     if keep is not None:
         frame = frame[frame["D"].isin(thinned(frame["D"].unique(), keep))]
-    return frame[["run", "base", "width", "seed", "domain", "r_d", "N", "D", "r", "loss", "start"]].reset_index(drop=True)
+    return frame[["run", "base", "width", "seed", "domain", "r_d", "N", "D", "r", "loss", "start"]].reset_index(
+        drop=True
+    )
 
 
 def thinned(values: np.ndarray, count: int) -> np.ndarray:
