@@ -58,7 +58,7 @@ class Chapter:
 
     @cached_property
     def planned_ratios(self) -> dict[float, float]:
-        return {t: plans.rounded(plan.value) for t, plan in self.plans.items() if plan.value is not None}
+        return plans.ratios_of(self.plans)
 
     @cached_property
     def planned(self) -> pd.DataFrame:

@@ -28,7 +28,8 @@ def fits(grid: Grid, table: pd.DataFrame, law: str = "dcpt-l3", bootstrap: int =
 def trade_off(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> dict[float, Plan]:
     """For every tolerance (percent), the largest domain ratio that keeps the general loss within it.
 
-    It is asked at the planned size and full length. The fits have not seen runs at the planned ratios: they use the main grid only.
+    Asked at the planned size and full length. The fits have not seen runs at the planned ratios: they use the
+    main grid only.
     """
     start = base_loss(grid, table)
     return {
@@ -47,10 +48,14 @@ def base_loss(grid: Grid, table: pd.DataFrame) -> float:
 
 
 def planned_ratios(grid: Grid, records: Mapping[str, Record]) -> dict[float, float]:
-    """The ratios to train at, by tolerance (percent); none for a tolerance that no ratio keeps."""
+    """The ratios to train at, by tolerance (percent)."""
     table = curves(grid, grid.main(), records)
-    answers = trade_off(grid, table, fits(grid, table))
-    return {t: rounded(plan.value) for t, plan in answers.items() if plan.value is not None}
+    return ratios_of(trade_off(grid, table, fits(grid, table)))
+
+
+def ratios_of(answers: Mapping[float, Plan]) -> dict[float, float]:
+    """Planned ratios to train at; 0, no domain text, where the law says that no ratio keeps the tolerance."""
+    return {t: 0.0 if plan.value is None else rounded(plan.value) for t, plan in answers.items()}
 
 
 def rounded(ratio: float) -> float:

@@ -222,7 +222,7 @@ def mean_relative_error(predicted: np.ndarray, sample: Sample, parts: list[Fold]
 
 
 def r_squared(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.ndarray:
-    """1 - squared error / spread about the mean, scored rows of all folds together, for every replicate, (bases + 1,)."""
+    """1 - squared error / spread about the mean, scored rows of all folds together, shape (bases + 1,)."""
     w = np.concatenate([sample.weights * part.test for part in parts], axis=1)
     y = np.tile(sample.observed, len(parts))
     squared = np.concatenate(

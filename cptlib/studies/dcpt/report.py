@@ -10,11 +10,12 @@ import pandas as pd
 
 from cptlib.data.corpora import corpus
 from cptlib.evidence.jackknife import jackknife
-from cptlib.laws.fit import FitResult
+from cptlib.laws.fit import FitResult, fit
 from cptlib.runs.store import Record
 from cptlib.studies.dcpt.evidence import Chapter
 from cptlib.studies.dcpt.findings import FORMS, HELD_OUT, Comparison
 from cptlib.studies.dcpt.findings_plans import PRINTED
+from cptlib.studies.dcpt.tables import learnability
 
 
 def html(table: pd.DataFrame, index: bool = False) -> str:
@@ -181,7 +182,7 @@ def planned_table(chapter: Chapter) -> pd.DataFrame:
     rows = []
     for tolerance, plan in chapter.plans.items():
         here = runs[runs["tolerance"] == tolerance]
-        if plan.value is None or not len(here):
+        if plan.value is None:
             rows.append({"T (%)": tolerance, "planned r_d": "none", "advice": plan.sentence})
             continue
         rows.append(
@@ -241,7 +242,8 @@ def token_arithmetic() -> str:
     step = 0.1311e9 / 1000
     return (
         f"The smallest token count of the fits, 0.1311B after 1,000 steps, makes {step:,.0f} tokens a step; "
-        f"200,000 steps are {200_000 * step / 1e9:.1f}B tokens, which matches the printed range up to 26B, and 20,000 steps would be {20_000 * step / 1e9:.2f}B."
+        f"200,000 steps are {200_000 * step / 1e9:.1f}B tokens, which matches the printed range up to 26B, "
+        f"and 20,000 steps would be {20_000 * step / 1e9:.2f}B."
     )
 
 
@@ -274,26 +276,37 @@ def weak_points(chapter: Chapter) -> pd.DataFrame:
                 "value": f"{at(general, 1.0, 0.5):.4g}",
                 "why": f"the base model's loss, {start:.4f}, is not on the curve: it must be measured",
             },
-            {
-                "what": "exponent eta of the free fits, general and domain",
-                "value": ", ".join(f"{free_eta(c):.3g}" for c in chapter.comparisons),
-                "why": "eta > 1 is sufficient for a loss that falls with r, not necessary",
-            },
         ]
     )
 
 
-def free_eta(made: Comparison) -> float:
-    """eta of L3 with only the signs of its parameters imposed."""
-    from cptlib.laws.fit import fit
-
-    return float(fit("dcpt-l3-free", made.sample.frame).params["eta"])
+def late_fits(chapter: Chapter) -> pd.DataFrame:
+    """Fits of L3, imposed and free, to whole runs and to their last four fifths: what the first steps cost."""
+    rows = []
+    for made, loss in zip(chapter.comparisons, ("general", "domain"), strict=True):
+        frame = made.sample.frame
+        for name, part in (
+            ("all", frame),
+            ("from a fifth of the run on", frame[frame["D"] >= chapter.grid.cpt_tokens / 5]),
+        ):
+            for form in ("dcpt-l3", "dcpt-l3-free"):
+                found = fit(form, part)
+                rows.append(
+                    {
+                        "loss": loss,
+                        "tokens fitted": name,
+                        "law": form,
+                        "eta": found.params["eta"],
+                        "R2": found.r2,
+                        "MRE (%)": 100 * found.mre,
+                        "status": str(found.status),
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
 def learnability_table(chapter: Chapter) -> pd.DataFrame:
     """k1, k2 and both readings of k3 for every domain."""
-    from cptlib.studies.dcpt.tables import learnability
-
     table = learnability(chapter.grid, chapter.every_domain)
     return table.rename_axis("domain").reset_index()
 
