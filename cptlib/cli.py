@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     claims.add_argument("--paper", help="one paper only")
     claims.add_argument("--profile", default="laptop")
     claims.add_argument("--json", action="store_true")
+    claims.add_argument(
+        "--public-losses", metavar="DIR", help="first measure on the public loss sets in DIR, and record the numbers"
+    )
     claims.set_defaults(run=_claims)
 
     records = commands.add_parser(
@@ -140,8 +143,10 @@ def _sweep(args) -> None:
 
 
 def _claims(args) -> None:
-    from cptlib.studies.verdicts import verdicts
+    from cptlib.studies.verdicts import record_public_losses, verdicts
 
+    if args.public_losses:
+        print(f"wrote {record_public_losses(args.public_losses, args.profile)}", file=sys.stderr)
     found = verdicts(args.paper, args.profile)
     if args.json:
         print(json.dumps(found, indent=1))

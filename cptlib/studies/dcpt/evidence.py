@@ -14,7 +14,7 @@ from cptlib.files import project_root
 from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult
 from cptlib.runs.store import Record
-from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans
+from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans, public_losses
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
 
@@ -103,7 +103,7 @@ class Chapter:
     def findings(self) -> list[Finding]:
         """Every measured statistic.
 
-        Claims without any are not run: .8 needs public loss sets, .16 the learning-dynamics law, .17 denser records.
+        Claims without any are not run: .16 needs the learning-dynamics law, .17 denser records.
         """
         by, grid, both = self._by, self.grid, self.comparisons
         return [
@@ -114,6 +114,7 @@ class Chapter:
             *findings.best_form(by("dcpt.5"), *both),
             *findings_plans.form_requirements(by("dcpt.6", 0), self.requirements),
             *findings.imposed_conditions(by("dcpt.7"), *both),
+            *public_losses.recorded(grid.profile),
             *self.trade_off[0],
             *findings_plans.scarce_domain(by("dcpt.10"), grid, self.main, self.scarce_plan.value),
             *findings_plans.allocation_arithmetic(by("dcpt.11", 0)),

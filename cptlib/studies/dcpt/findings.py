@@ -106,7 +106,8 @@ class Comparison:
         count = len(law(form).names)
         return np.array(
             [
-                aic_of(np.repeat(row, np.round(2 * w).astype(int)), count) / 2
+                # every row twice, for whole numbers of rows; half of it has the penalty of `count` parameters again
+                aic_of(np.repeat(row, np.round(2 * w).astype(int)), 2 * count + 1) / 2
                 for row, w in zip(residual, self.sample.weights, strict=True)
             ]
         )
