@@ -1,4 +1,4 @@
-"""Evidence from simulated studies whose truth is known: worlds in which a claim holds, and worlds in which it does not."""
+"""Evidence from simulated studies whose truth is known: worlds in which a claim holds, and worlds without it."""
 
 from __future__ import annotations
 

@@ -44,8 +44,7 @@ def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=N
         "criteria": claims_digest(project_root() / CLAIMS),
     }
     records = sweep(grid.fixed(), NAME, grid.profile, **options)
-    # the bases are trained by now: only the planned runs themselves may be fresh
     later = [
         spec for spec in grid.planned(sorted(set(planned_ratios(grid, records).values()))) if spec.id not in records
     ]
-    return records | sweep(later, NAME, grid.profile, **options | {"fresh": False} if not fresh else options)
+    return records | sweep(later, NAME, grid.profile, **options)

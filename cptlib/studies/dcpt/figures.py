@@ -250,3 +250,30 @@ def start_spread(table: pd.DataFrame):
         ax.set_yscale("log")
         ax.set_ylabel("held-out-ratio error (%)")
     return figure
+
+
+def losses_over_ratio(grid: Grid, table: pd.DataFrame, fits: tuple[FitResult, FitResult]):
+    """Both losses at the end of the runs against the domain ratio, with L3, one colour a size; bars span the seeds."""
+    end = table[table["D"] == grid.cpt_tokens]
+    sizes = sorted(end["N"].unique())
+    r = np.linspace(0.0, 1.0, 201)
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTHS["wide"], 3.2))
+        for ax, made, name in zip(axes, fits, ("general", "domain"), strict=True):
+            loss = "general" if name == "general" else "domain_loss"
+            for k, size in enumerate(sizes):
+                frame = pd.DataFrame(
+                    {"N": float(size), "D": float(grid.cpt_tokens), "r": 1 - r if name == "general" else r}
+                )
+                look = ordered(k, len(sizes))
+                ax.plot(r, made.predict(frame).values, color=look["color"], linestyle="-", marker="")
+                seen = _seed_band(end[end["N"] == size], "r_d", loss)
+                label = f"{size / 1e3:,.0f}k"
+                look |= {"linestyle": "none"}
+                curve_with_interval(
+                    ax, seen["r_d"], seen["mean"], seen["min"], seen["max"], label=label, bars=True, **look
+                )
+            ax.set_xlabel("domain ratio $r_d$")
+            ax.set_ylabel(f"{name} loss ({NATS})")
+        legend_right(axes[1], "parameters N\n(lines: L3)")
+    return figure
