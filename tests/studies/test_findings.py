@@ -208,8 +208,13 @@ def test_trends_turned_round_are_refuted():
 
 
 def drifting(turn: float, strength: float = 0.5):
-    """General losses that rise with ln D below the ratio `turn` and fall above."""
-    return lambda frame: 3.5 + strength * (turn - frame["r"]) * np.log(frame["D"] / 1e4)
+    """General losses that rise with ln D below the ratio `turn` and fall above; the first fifth of a run lies lower."""
+
+    def losses(frame):
+        early = frame["D"] < GRID.cpt_tokens / 5
+        return 3.5 + strength * (turn - frame["r"]) * np.log(frame["D"] / 1e4) - 0.3 * early
+
+    return losses
 
 
 def reversal(general) -> dict[str, Finding]:

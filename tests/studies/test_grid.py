@@ -7,6 +7,7 @@ import studies_world as worlds
 
 from cptlib.book import load_profile, profile_names
 from cptlib.errors import CptError
+from cptlib.evidence.registry import load_claims
 from cptlib.files import project_root
 from cptlib.studies import dcpt
 from cptlib.studies.dcpt.grid import TUNING_SEED, Grid
@@ -64,6 +65,13 @@ def test_a_profile_makes_runs_each_once(profile):
     assert not set(grid.near_zero_ratios) & set(grid.ratios)
     assert set(grid.cross_widths) <= set(grid.widths) and set(grid.cross_seeds) <= set(grid.seeds)
     assert set(grid.cross_ratios) <= set(grid.ratios) and grid.domain not in grid.cross_domains
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_tolerances_are_those_that_the_claims_judge(profile):
+    (claim,) = (c for c in load_claims(project_root() / dcpt.CLAIMS) if c.id == "dcpt.9")
+    judged = {name.removeprefix("rise_minus_target_") for name in claim.statistics if name.startswith("rise_minus")}
+    assert {f"{t:g}" for t in of(profile).tolerances} == judged
 
 
 @pytest.mark.parametrize("profile", PROFILES)

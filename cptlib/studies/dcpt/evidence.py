@@ -58,7 +58,7 @@ class Chapter:
 
     @cached_property
     def planned_ratios(self) -> dict[float, float]:
-        return plans.ratios_of(self.plans)
+        return plans.ratios_of(self.grid, self.plans)
 
     @cached_property
     def planned(self) -> pd.DataFrame:

@@ -50,17 +50,20 @@ def base_loss(grid: Grid, table: pd.DataFrame) -> float:
 def planned_ratios(grid: Grid, records: Mapping[str, Record]) -> dict[float, float]:
     """The ratios to train at, by tolerance (percent)."""
     table = curves(grid, grid.main(), records)
-    return ratios_of(trade_off(grid, table, fits(grid, table)))
+    return ratios_of(grid, trade_off(grid, table, fits(grid, table)))
 
 
-def ratios_of(answers: Mapping[float, Plan]) -> dict[float, float]:
+def ratios_of(grid: Grid, answers: Mapping[float, Plan]) -> dict[float, float]:
     """Planned ratios to train at; 0, no domain text, where the law says that no ratio keeps the tolerance."""
-    return {t: 0.0 if plan.value is None else rounded(plan.value) for t, plan in answers.items()}
+    return {t: 0.0 if plan.value is None else rounded(grid, plan.value) for t, plan in answers.items()}
 
 
-def rounded(ratio: float) -> float:
-    """Down to a multiple of `STEP`."""
-    return float(np.floor(round(ratio / STEP, 6)) * STEP)
+def rounded(grid: Grid, ratio: float) -> float:
+    """Down to a multiple of `STEP` that the main grid, and so the fit, does not hold; 1 stays 1."""
+    steps = int(np.floor(round(ratio / STEP, 6)))
+    while 0 < steps < round(1 / STEP) and any(abs(steps * STEP - r) < 1e-9 for r in grid.ratios):
+        steps -= 1
+    return round(steps * STEP, 9)
 
 
 def scarce(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> Plan:
