@@ -229,17 +229,17 @@ def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 
         return np.array(rows)
 
     def cross(chosen) -> np.ndarray:
-        return np.array([np.mean([_cross(_mean(cube, w)[:, late]) for cube, late in chosen]) for w in weights])
+        return np.array([np.mean([_cross(_mean(cube, w)) for cube, _ in chosen]) for w in weights])
 
     generator = np.random.default_rng(0)
     shuffled = []
     for _ in range(shuffles):
         made = []
-        for cube, late in cubes:
+        for cube, _ in cubes:
             order = generator.permuted(
                 np.broadcast_to(np.arange(cube.shape[3]), (*cube.shape[:2], 1, cube.shape[3])), axis=3
             )
-            made.append(_cross(np.take_along_axis(cube, order, axis=3).mean(axis=1)[:, late]))
+            made.append(_cross(np.take_along_axis(cube, order, axis=3).mean(axis=1)))
         shuffled.append(np.mean(made))
     return [
         replicated("share_falling_size", share(0)),

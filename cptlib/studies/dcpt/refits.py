@@ -18,6 +18,7 @@ from cptlib.studies.dcpt.tables import permuted
 
 STARTS = 256  # of the multi-start on all rows; every form of the law gets the same
 STEPS = 40  # of each descent
+TRIAL = 8  # steps after which the better of the kept starts goes on
 KEPT = 2  # distinct optima of the multi-start from which each replicate descends
 
 
@@ -147,20 +148,21 @@ def weighted_fits(model: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: 
     )
     best = None
     for start in distinct(rough.q, rough.objective)[:KEPT]:
-        found = descend(
+        tried = descend(
             prepared.problem,
             np.tile(start, (len(weights), 1)),
             weights=weights,
-            iterations=STEPS,
+            iterations=TRIAL,
             newton=False,
             rtol=1e-7,
         )
         if best is None:
-            best = found.q.copy(), found.objective.copy()
+            best = tried.q.copy(), tried.objective.copy()
         else:
-            better = found.objective < best[1]
-            best[0][better], best[1][better] = found.q[better], found.objective[better]
-    return prepared.restore(best[0])
+            better = tried.objective < best[1]
+            best[0][better], best[1][better] = tried.q[better], tried.objective[better]
+    found = descend(prepared.problem, best[0], weights=weights, iterations=STEPS, newton=False, rtol=1e-7)
+    return prepared.restore(found.q)
 
 
 def distinct(q: np.ndarray, objective: np.ndarray) -> np.ndarray:

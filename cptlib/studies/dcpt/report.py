@@ -306,7 +306,7 @@ def late_fits(chapter: Chapter) -> pd.DataFrame:
 
 
 def learnability_table(chapter: Chapter) -> pd.DataFrame:
-    """k1, k2 and both readings of k3 for every domain."""
+    """k1, k2 and k3 (the left side of its printed equation) for every domain."""
     table = learnability(chapter.grid, chapter.every_domain)
     return table.rename_axis("domain").reset_index()
 
