@@ -29,7 +29,8 @@ def store(path: pathlib.Path, root: pathlib.Path) -> int:
         if cell.cell_type == "code":
             wanted = CHECKED in cell.metadata.get("tags", [])
             checked += wanted
-            cell.outputs, cell.execution_count = (outputs[cell["id"]] if wanted else []), None
+            # nbval refuses outputs of a cell without a count
+            cell.outputs, cell.execution_count = (outputs[cell["id"]], 1) if wanted else ([], None)
             for output in cell.outputs:
                 output.pop("execution_count", None)
     nbformat.write(notebook, path)

@@ -128,6 +128,15 @@ def log_count_axis(axis, label: str) -> None:
     axis.set_label_text(label)
 
 
+def log_percent_axis(ax, label: str) -> None:
+    """A logarithmic y axis with plain tick labels, such as 0.5, 1, 2."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(_short))
+    ax.set_ylabel(label)
+
+
 def log_token_axis(ax, label: str = "CPT tokens D (tokens)") -> None:
     """`log_count_axis` on the x axis, labelled as tokens."""
     log_count_axis(ax.xaxis, label)

@@ -175,7 +175,8 @@ def starting_points(problem: Problem, count: int, keep: int, seed: int) -> np.nd
     if nonlinear:
         low = np.array([_to_coordinate(law.parameters[free[k]], law.parameters[free[k]].start[0]) for k in nonlinear])
         high = np.array([_to_coordinate(law.parameters[free[k]], law.parameters[free[k]].start[1]) for k in nonlinear])
-        sobol = qmc.Sobol(len(nonlinear), scramble=True, rng=seed).random(count)
+        # a Sobol sequence is balanced at powers of two only: draw the next one and take its beginning
+        sobol = qmc.Sobol(len(nonlinear), scramble=True, rng=seed).random_base2(max(0, count - 1).bit_length())[:count]
         q[:, nonlinear] = low + sobol * (high - low)
         grid = _grid(law, [free[k] for k in nonlinear], count // 2, rng)
         if grid is not None:

@@ -26,6 +26,13 @@ def grid(parameters: Mapping) -> Grid:
     return Grid(**values)
 
 
+def recorded() -> dict:
+    """Every record of the study, whatever its profile: learning-rate trials too."""
+    from cptlib.runs.store import Store
+
+    return Store(NAME).load()
+
+
 def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
     """Records of all runs of the study: the fixed grid, then the runs at the ratios that a fit to it plans.
 

@@ -12,6 +12,7 @@ from cptlib.evidence.figures import (
     curve_with_interval,
     legend_right,
     log_count_axis,
+    log_percent_axis,
     log_token_axis,
     ordered,
     ordered_colours,
@@ -87,10 +88,9 @@ def forms(comparisons: tuple[Comparison, Comparison], intervals: pd.DataFrame):
                     ax, x, rows["mre"], low, np.maximum(rows["hi"], low), label=label, bars=True, **look
                 )
             ax.set_xticks(range(len(FORMS)), [form.removeprefix("dcpt-").upper() for form in FORMS])
-            ax.set_yscale("log")
+            log_percent_axis(ax, "mean relative error of the loss (%)" if ax is axes[0] else "")
             ax.set_title(f"{name} loss")
             ax.set_xlabel("form of the law")
-        axes[0].set_ylabel("mean relative error of the loss (%)")
         legend_right(axes[1])
     return figure
 
@@ -247,8 +247,7 @@ def start_spread(table: pd.DataFrame):
         figure, ax = plt.subplots()
         ax.plot(table["objective"], table["mre"], linestyle="none", marker="o", color=category(0)["color"], alpha=0.6)
         log_count_axis(ax.xaxis, "objective of the single start (sum of Huber losses)")
-        ax.set_yscale("log")
-        ax.set_ylabel("held-out-ratio error (%)")
+        log_percent_axis(ax, "held-out-ratio error (%)")
     return figure
 
 
