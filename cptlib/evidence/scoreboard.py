@@ -1,4 +1,4 @@
-"""Verdicts as tables: the scoreboard of papers, the verdict table of a chapter; the search for typed verdicts."""
+"""Verdicts as a person sees them: signs, the verdict table of a chapter; the search for typed verdicts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable
 
 from cptlib.errors import unknown
-from cptlib.evidence.claims import VERDICTS, Verdict
-from cptlib.evidence.registry import Paper
+from cptlib.evidence.claims import Verdict
 
 # word -> (shape, colour): the shape and the word say all that the colour says; every colour has contrast of at
 # least 4.5 to 1 on white
@@ -20,35 +19,6 @@ MARKS = {
     "not run": ("–", "#666666"),
 }
 TAG_WORDS = {"paper": "", "2nd": "as transcribed by third parties", "calc": "computed here from the paper"}
-
-
-def scoreboard(papers: Iterable[Paper], verdicts: Iterable[Verdict]) -> list[dict]:
-    """One row for each paper: its data and how many of its claims got each verdict.
-
-    Returns
-    -------
-    list of dict
-        Keys key, title, arxiv, venue, chapter, state, question, claims, and one for each verdict word. For a paper
-        that is not built the counts are None, not 0: nothing was judged.
-
-    Raises
-    ------
-    CptError
-        A verdict on a claim of an unknown paper.
-    """
-    papers, verdicts = list(papers), list(verdicts)
-    keys = {p.key for p in papers}
-    for v in verdicts:
-        if v.claim.paper not in keys:
-            raise unknown("paper of a verdict", v.claim.paper, keys)
-    rows = []
-    for p in papers:
-        mine = [v.verdict for v in verdicts if v.claim.paper == p.key]
-        counts = {word: (mine.count(word) if p.state == "built" else None) for word in VERDICTS}
-        rows.append({"key": p.key, "title": p.title, "arxiv": p.arxiv, "venue": p.venue, "chapter": p.chapter,
-                     "state": p.state, "question": p.question,
-                     "claims": len(mine) if p.state == "built" else None, **counts})
-    return rows
 
 
 def badge(verdict: str) -> str:
@@ -72,48 +42,50 @@ def _value(value: float | None, lo: float | None, hi: float | None, unit: str) -
     return html.escape(f"{_number(value)}{interval}{unit}")
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]], name: str) -> str:
-    cells = "".join(f'<th scope="col">{h}</th>' for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>\n" for row in rows)
-    return (f'<div style="overflow-x:auto"><table class="{name}">\n<thead><tr>{cells}</tr></thead>\n'
-            f"<tbody>\n{body}</tbody></table></div>")
-
-
 def render_table(verdicts: Iterable[Verdict]) -> str:
-    """The verdict table of a chapter as HTML: claim, the paper's value, ours with interval, controls, verdict, why."""
+    """The verdict table of a chapter as HTML.
+
+    A row a claim: the claim, the paper's value, ours with its interval, the verdict. Below it, why; and folded away,
+    every test of the criterion and every control.
+    """
     rows = []
     for v in verdicts:
         c = v.claim
         tag = TAG_WORDS[c.reported.tag]
         source = html.escape(", ".join(filter(None, (c.reported.where, tag))))
-        reported = f"{html.escape(c.reported.text)} <small>({source})</small>"
         unit = c.statistics[v.statistic].unit
-        ours = f"{_value(v.value, v.lo, v.hi, unit)}<br><small><code>{v.statistic}</code></small>"
-        controls = "<br>".join(
-            f"{html.escape(k['name'])} <code>{k['statistic']}</code>: {_value(k['value'], k['lo'], k['hi'], k['unit'])}"
-            for k in v.controls) or "–"
-        rows.append((f"<strong>{c.id}</strong> {html.escape(c.claim)}", reported, ours, f"<small>{controls}</small>",
-                     "–" if v.seeds is None else str(v.seeds), badge(v.verdict),
-                     f"<small>{html.escape(v.why)} <em>({v.profile})</em></small>"))
-    return _table(("claim", "paper", "here", "controls", "seeds", "verdict", "why"), rows, "verdicts")
+        cells = (
+            f"<strong>{c.id}</strong> {html.escape(c.claim)}",
+            f"{html.escape(c.reported.text)} <small>({source})</small>",
+            f"{_value(v.value, v.lo, v.hi, unit)}<br><small><code>{v.statistic}</code></small>",
+            badge(v.verdict),
+        )
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        seeds = "" if not v.seeds else f", {v.seeds} seed{'s' if v.seeds > 1 else ''}"
+        rows.append(f'<tr class="why"><td colspan="4"><small>{html.escape(v.why)} <em>({v.profile}{seeds})</em></small>'
+                    f"{_details(v)}</td></tr>")
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("claim", "paper", "here", "verdict"))
+    return (f'<div style="overflow-x:auto"><table class="verdicts">\n<thead><tr>{head}</tr></thead>\n'
+            "<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>")
 
 
-def render_scoreboard(rows: Iterable[dict]) -> str:
-    """The rows of `scoreboard` as HTML; a paper that is not built says so."""
-    body = []
-    for r in rows:
-        title = html.escape(r["title"])
-        if r["state"] == "built":
-            counts = [f'<span style="white-space:nowrap">{badge(word)} {r[word]}</span>'
-                      for word in VERDICTS if r[word]]
-            state = "<br>".join(counts) or "no claim judged"
-            title = f'<a href="notebooks/{r["chapter"].removesuffix(".ipynb")}.html">{title}</a>'
-        else:
-            state = "not built yet"
-        paper = f'{title}<br><small>{html.escape(r["venue"])}, <a href="https://arxiv.org/abs/{r["arxiv"]}">arXiv ' \
-                f'{r["arxiv"]}</a></small>'
-        body.append((paper, html.escape(r["question"]), "" if r["claims"] is None else str(r["claims"]), state))
-    return _table(("paper", "question", "claims", "verdicts"), body, "scoreboard")
+def _details(v: Verdict) -> str:
+    """Every test and every control of a verdict, folded away; nothing where there are none."""
+    tests = [
+        f"<code>{f.statistic}</code> {_value(f.value, f.lo, f.hi, v.claim.statistics[f.statistic].unit)}: "
+        f"{html.escape(r.rule)}, {r.outcome}"
+        for r in v.results
+        for f in [r.finding]
+    ]
+    controls = [
+        f"{html.escape(k['name'])}, <code>{k['statistic']}</code> {_value(k['value'], k['lo'], k['hi'], k['unit'])}"
+        for k in v.controls
+    ]
+    parts = [
+        f"{name}<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+        for name, items in (("Tests", tests), ("Controls", controls)) if items
+    ]
+    return f"<details><summary>tests and controls</summary><small>{''.join(parts)}</small></details>" if parts else ""
 
 
 _COMPUTED = re.compile(r"\{glue[^}]*\}`[^`]*`")  # roles that insert computed values

@@ -8,14 +8,12 @@ import pytest
 
 from cptlib.errors import CptError
 from cptlib.evidence.claims import VERDICTS, Finding, judge
-from cptlib.evidence.registry import Paper, load_claims, load_papers
+from cptlib.evidence.registry import load_claims
 from cptlib.evidence.scoreboard import (
     MARKS,
     badge,
     find_typed_verdicts,
-    render_scoreboard,
     render_table,
-    scoreboard,
 )
 from cptlib.files import project_root
 
@@ -39,28 +37,12 @@ def test_every_verdict_is_told_without_colour():
         badge("maybe")
 
 
-def test_scoreboard_counts_and_leaves_unbuilt_papers_blank():
-    claims = load_claims(CLAIMS / "dcpt.yml")
-    six = next(c for c in claims if c.id == "dcpt.6")
-    found = [Finding("dcpt.6", s, 0 if s.endswith("violations") else 7) for s in six.required]
-    verdicts = [judge(six, found, "laptop"), judge(claims[0], [], "laptop")]
-    rows = {r["key"]: r for r in scoreboard(load_papers(CLAIMS / "papers.yml"), verdicts)}
-    assert (rows["dcpt"]["claims"], rows["dcpt"]["supported"], rows["dcpt"]["not run"]) == (2, 1, 1)
-    assert rows["health"]["claims"] is None and rows["health"]["supported"] is None
-    page = render_scoreboard(rows.values())
-    assert page.count("not built yet") == 9
-    assert page.count("<tr>") == 11
-    only = Paper("x", "X", "1", "V", "c", "built", "Q")
-    with pytest.raises(CptError, match="unknown paper of a verdict 'dcpt'"):
-        scoreboard([only], verdicts)
-
-
 def test_render_table_escapes_and_shows_value_controls_and_why():
     (c,) = [c for c in load_claims(CLAIMS / "dcpt.yml") if c.id == "dcpt.13"]
     found = [Finding(c.id, "shared_versus_own", 4.25, -1.5, 8.0, 1, lo90=-1.0, hi90=7.5),
              Finding(c.id, "aic_shared_minus_own", -12.0), Finding(c.id, "shared_versus_shuffled", -40.0, -50.0, -30.0)]
     page = render_table([judge(c, found, "laptop")])
-    for piece in ("4.25 [−1.5, 8] %", "−40 [−50, −30] %", "supported", "offsets shuffled", "(laptop)"):
+    for piece in ("4.25 [−1.5, 8] %", "−40 [−50, −30] %", "supported", "offsets shuffled", "(laptop, 1 seed)"):
         assert piece in page, piece
     trick = judge(c, found, "laptop")
     object.__setattr__(trick, "why", "<script>")

@@ -38,6 +38,13 @@ class Chapter:
         return curves(self.grid, self.grid.main(), self.records)
 
     @cached_property
+    def used(self) -> dict[str, Record]:
+        """The records that the chapter rests on: the grid, the planned runs, and the bases of both."""
+        specs = [*self.grid.fixed(), *self.grid.planned(sorted(set(self.planned_ratios.values())))]
+        ids = {part.id for spec in specs for part in (spec, spec.start)}
+        return {i: self.records[i] for i in sorted(ids) if i in self.records}
+
+    @cached_property
     def near_zero(self) -> pd.DataFrame:
         """Curves at one size, with the extra small general ratios."""
         here = self.main[self.main["width"] == self.grid.near_zero_width]

@@ -87,7 +87,7 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
 def corpora_table(chapter: Chapter) -> pd.DataFrame:
     """Corpora of the chapter, and the most tokens and epochs that any run took of each."""
     most: dict[str, tuple[int, float]] = {}
-    for record in chapter.records.values():
+    for record in chapter.used.values():
         epochs = json.loads(record.epochs)
         for identity, tokens in json.loads(record.counts).items():
             name = identity.split(":")[0]
@@ -368,14 +368,12 @@ def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
 
 def provenance(chapter: Chapter) -> str:
     """Which runs, profile, devices and revisions the page rests on."""
-    grid = chapter.grid
-    specs = {s.id for s in grid.fixed()} | {s.start.id for s in grid.fixed()}
-    used = [chapter.records[i] for i in specs if i in chapter.records]
+    grid, used = chapter.grid, list(chapter.used.values())
     devices = sorted({r.device for r in used})
     revisions = sorted({r.revision for r in used})
     return (
         f"Evidence: profile **{grid.profile}**, {len(used)} recorded runs "
-        f"({len(chapter.planned['run'].unique())} more at planned ratios), "
+        f"({len(chapter.planned['run'].unique())} of them at planned ratios), "
         f"{sum(r.tokens for r in used) / 1e6:,.1f} M training tokens, seeds {', '.join(map(str, grid.seeds))}; "
         f"trained on {'; '.join(devices)}; code revision {', '.join(revisions)}."
     )
