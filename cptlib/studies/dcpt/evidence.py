@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import pandas as pd
 
@@ -19,6 +17,7 @@ from cptlib.runs.store import Record
 from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans, public_losses
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
+from cptlib.studies.parallel import spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +83,9 @@ class Chapter:
         """The forms of the law side by side: general loss, domain loss."""
         both = findings.Comparison.of(self.main, "general"), findings.Comparison.of(self.main, "domain")
         forms = (*findings.FORMS, "dcpt-l3-free", "dcpt-l3-strict")
-        # array work leaves the interpreter free: independent fits share the cores, and each is the same alone
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [pool.submit(lambda made=made: made.permuted) for made in both]
-            jobs += [pool.submit(made.predicted, form) for form in forms for made in both]
-            for job in jobs:
-                job.result()
+        jobs = [partial(getattr, made, "permuted") for made in both]
+        jobs += [partial(made.predicted, form) for form in forms for made in both]
+        spread(lambda job: job(), jobs)
         return both
 
     @cached_property

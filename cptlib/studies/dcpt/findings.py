@@ -29,6 +29,7 @@ from cptlib.studies.dcpt.refits import (
     vectors,
 )
 from cptlib.studies.dcpt.tables import points
+from cptlib.studies.parallel import spread
 
 FORMS = ("dcpt-l1", "dcpt-l2", "dcpt-l3", "dcpt-l4", "dcpt-l5", "dcpt-l6", "dcpt-l7")
 HELD_OUT = ("ratio", "size", "tokens")
@@ -350,21 +351,19 @@ def starts_matter(evidence: Evidence, domain: Comparison, count: int = 100) -> t
     x, y = read_columns(model, sample.frame, "loss")
     prepared = prepare(model, x, y)
     generator = np.random.default_rng(0)
-    spread = starting_points(prepared.problem, 4 * count, 4 * count, 0)
-    starts = spread[generator.permutation(len(spread))[:count]]
-    error, weight = np.zeros(len(starts)), 0.0
-    for fold in parts:
-        found = descend(
-            prepared.problem,
-            starts,
-            weights=np.tile(fold.train.astype(float), (len(starts), 1)),
-            iterations=STEPS,
-            newton=False,
-        )
+    drawn = starting_points(prepared.problem, 4 * count, 4 * count, 0)
+    starts = drawn[generator.permutation(len(drawn))[:count]]
+
+    def descents(train: np.ndarray):
+        weights = np.tile(train.astype(float), (len(starts), 1))
+        return descend(prepared.problem, starts, weights=weights, iterations=STEPS, newton=False)
+
+    *held, whole = spread(descents, [*(fold.train for fold in parts), np.ones(len(y), dtype=bool)])
+    error = 0.0
+    for fold, found in zip(parts, held, strict=True):
         made = model.batch(prepared.restore(found.q), x, False)[0]
-        error += (np.abs(made / y - 1) * fold.test).sum(axis=1)
-        weight += fold.test.sum()
-    whole = descend(prepared.problem, starts, iterations=STEPS, newton=False)
+        error = error + (np.abs(made / y - 1) * fold.test).sum(axis=1)
+    weight = sum(fold.test.sum() for fold in parts)
     table = pd.DataFrame(prepared.restore(whole.q), columns=model.names).assign(
         objective=whole.objective, mre=100 * error / weight
     )

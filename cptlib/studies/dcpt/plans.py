@@ -12,6 +12,7 @@ from cptlib.laws.planning import Plan, limited_domain, tradeoff
 from cptlib.runs.store import Record
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves, points
+from cptlib.studies.parallel import spread
 
 STEP = 0.005  # planned ratios are rounded down to it, as a recipe would be
 FITTED_POINTS = 8  # token counts of each run that fits use
@@ -19,10 +20,11 @@ FITTED_POINTS = 8  # token counts of each run that fits use
 
 def fits(grid: Grid, table: pd.DataFrame, law: str = "dcpt-l3", bootstrap: int = 0) -> tuple[FitResult, FitResult]:
     """The law of the general and of the domain loss, fitted to a table of curves; runs are resampled by base."""
-    return tuple(
-        fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base")
-        for loss in ("general", "domain")
-    )
+
+    def one(loss: str) -> FitResult:
+        return fit(law, points(table, loss, FITTED_POINTS), bootstrap=bootstrap, cluster="base")
+
+    return tuple(spread(one, ("general", "domain")))
 
 
 def trade_off(grid: Grid, table: pd.DataFrame, fitted: tuple[FitResult, FitResult]) -> dict[float, Plan]:

@@ -16,6 +16,7 @@ from cptlib.studies.dcpt.evidence import Chapter
 from cptlib.studies.dcpt.findings import FORMS, HELD_OUT, Comparison
 from cptlib.studies.dcpt.findings_plans import PRINTED
 from cptlib.studies.dcpt.tables import learnability
+from cptlib.studies.parallel import spread
 
 
 def html(table: pd.DataFrame, index: bool = False) -> str:
@@ -282,27 +283,27 @@ def weak_points(chapter: Chapter) -> pd.DataFrame:
 
 def late_fits(chapter: Chapter) -> pd.DataFrame:
     """Fits of L3, imposed and free, to whole runs and to their last four fifths: what the first steps cost."""
-    rows = []
+    arms = []
     for made, loss in zip(chapter.comparisons, ("general", "domain"), strict=True):
         frame = made.sample.frame
-        for name, part in (
-            ("all", frame),
-            ("from a fifth of the run on", frame[frame["D"] >= chapter.grid.cpt_tokens / 5]),
-        ):
-            for form in ("dcpt-l3", "dcpt-l3-free"):
-                found = fit(form, part)
-                rows.append(
-                    {
-                        "loss": loss,
-                        "tokens fitted": name,
-                        "law": form,
-                        "eta": found.params["eta"],
-                        "R2": found.r2,
-                        "MRE (%)": 100 * found.mre,
-                        "status": str(found.status),
-                    }
-                )
-    return pd.DataFrame(rows)
+        late = frame[frame["D"] >= chapter.grid.cpt_tokens / 5]
+        for name, part in (("all", frame), ("from a fifth of the run on", late)):
+            arms += [(loss, name, form, part) for form in ("dcpt-l3", "dcpt-l3-free")]
+
+    def row(arm) -> dict:
+        loss, name, form, part = arm
+        found = fit(form, part)
+        return {
+            "loss": loss,
+            "tokens fitted": name,
+            "law": form,
+            "eta": found.params["eta"],
+            "R2": found.r2,
+            "MRE (%)": 100 * found.mre,
+            "status": str(found.status),
+        }
+
+    return pd.DataFrame(spread(row, arms))
 
 
 def learnability_table(chapter: Chapter) -> pd.DataFrame:
