@@ -78,3 +78,14 @@ def test_every_claim_has_a_rule_a_control_and_a_definition_of_every_number(path)
         assert all(s.what.strip() and s.unit for s in claim.statistics.values()), claim.id
         controlled = {s for c in claim.controls for s in c.statistics}
         assert controlled, claim.id
+
+
+@with_records
+@each_study
+def test_recorded_public_losses_were_judged_by_the_criterion_in_force(path):
+    files = sorted((BOOK / "records").glob(f"{path.stem}.public-losses.json"))
+    if not files:
+        pytest.skip("no numbers from public loss sets are recorded")
+    now = {claim.id: claim.criterion.digest for claim in load_claims(path)}
+    carried = json.loads(files[0].read_text(encoding="utf-8"))["criteria"]
+    assert carried and carried == {i: now[i] for i in carried}

@@ -12,7 +12,7 @@ from cptlib.evidence.claims import Finding
 from cptlib.evidence.jackknife import jackknife
 from cptlib.evidence.registry import Claim
 from cptlib.laws.base import law
-from cptlib.laws.fit import prepare
+from cptlib.laws.fit import aic_of, fit, prepare
 from cptlib.laws.frames import read_columns
 from cptlib.laws.solver import descend, starting_points
 from cptlib.studies.dcpt.plans import FITTED_POINTS
@@ -101,8 +101,6 @@ class Comparison:
 
     def aic(self, form: str) -> np.ndarray:
         """Akaike's criterion of the in-sample fit under the Huber likelihood, shape (bases + 1,)."""
-        from cptlib.laws.fit import aic_of
-
         residual = np.log(self.predicted(form)["in-sample"][0]) - np.log(self.sample.observed)
         count = len(law(form).names)
         return np.array(
@@ -369,8 +367,6 @@ def starts_matter(evidence: Evidence, domain: Comparison, count: int = 100) -> t
     )
     known = dict(zip(model.names, prepared.restore(whole.q[[whole.objective.argmin()]])[0], strict=True))
     clean = sample.frame.assign(loss=model.predict(known, sample.frame))
-    from cptlib.laws.fit import fit
-
     recovered = fit(model, clean)
     full = domain.mre("dcpt-l3", "ratio")[0]
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -232,8 +231,3 @@ def r_squared(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.nd
     )
     mean = (w * y).sum(axis=1, keepdims=True) / w.sum(axis=1, keepdims=True)
     return 1 - (w * squared).sum(axis=1) / (w * (y - mean) ** 2).sum(axis=1)
-
-
-def pooled(by_test: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Mean over tests of one statistic per replicate."""
-    return np.mean(list(by_test.values()), axis=0)

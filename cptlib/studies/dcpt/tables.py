@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.errors import CptError
+from cptlib.laws.cross_domain import early_losses
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, evaluations_frame
 from cptlib.studies.dcpt.grid import Grid
@@ -132,5 +133,5 @@ def learnability(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     for domain, run in chosen.groupby("domain"):
         losses = run.set_index("D")["domain_loss"]
         start, first, second = run["domain_start"].iloc[0], losses[grid.first_point], losses[2 * grid.first_point]
-        rows[domain] = {"k1": first, "k2": start - first, "k3": (start - first) - (first - second)}
+        rows[domain] = early_losses(start, first, first, second)
     return pd.DataFrame(rows).T
