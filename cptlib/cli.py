@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from cptlib.errors import CptError, unknown
-from cptlib.files import project_root, records_root
+from cptlib.files import records_root
 
 
 def _examples(text: str) -> dict:
@@ -85,40 +85,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _profile_parameters(study: str, profile: str) -> dict:
-    from cptlib.book import load_profile
-
-    return load_profile(project_root(), profile).get(study) or {}
-
-
-def _studies() -> dict:
-    from cptlib.studies import dcpt
-
-    return {"dcpt": dcpt}
-
-
-def _study(name: str):
-    studies = _studies()
-    if name not in studies:
-        raise unknown("study", name, studies)
-    return studies[name]
-
-
 def _data(args) -> None:
     from cptlib.data.catalogue import catalogue
     from cptlib.data.corpora import corpus
     from cptlib.data.corpora import names as registered
     from cptlib.data.fetch import fetch
+    from cptlib.studies.registry import STUDIES, grid
 
     names = None
     if args.profile:
-        names = sorted(
-            {
-                corpus(name).name
-                for study, module in _studies().items()
-                for name in module.grid(_profile_parameters(study, args.profile)).corpora
-            }
-        )
+        names = sorted({corpus(name).name for study in STUDIES for name in grid(study, args.profile).corpora})
     if args.action == "measure":
         from cptlib.data.measure import record
 
@@ -136,17 +112,19 @@ def _data(args) -> None:
 
 def _sweep(args) -> None:
     from cptlib.runs.train import Engine
+    from cptlib.studies.registry import grid, study
 
-    module = _study(args.study)
-    grid = module.grid(_profile_parameters(args.study, args.profile))
-    module.run(grid, fresh=args.fresh, workers=args.workers, engine=Engine(compiled=args.compile))
+    module = study(args.study)
+    engine = Engine(compiled=args.compile)
+    module.run(grid(args.study, args.profile), fresh=args.fresh, workers=args.workers, engine=engine)
 
 
 def _claims(args) -> None:
     from cptlib.studies.verdicts import record_public_losses, verdicts
 
     if args.public_losses:
-        print(f"wrote {record_public_losses(args.public_losses, args.profile)}", file=sys.stderr)
+        for path in record_public_losses(args.public_losses, args.profile, args.paper):
+            print(f"wrote {path}", file=sys.stderr)
     found = verdicts(args.paper, args.profile)
     if args.json:
         print(json.dumps(found, indent=1))

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from cptlib.book import load_profile
-from cptlib.errors import unknown
-from cptlib.files import project_root
-from cptlib.runs.store import Store, code_revision
-from cptlib.studies import dcpt
-from cptlib.studies.dcpt.evidence import Chapter
+from pathlib import Path
 
-CHAPTERS = {dcpt.NAME: (dcpt, Chapter)}
-
-
-def chapter(name: str, profile: str) -> Chapter:
-    """A paper's chapter on the records of a profile.
-
-    Raises
-    ------
-    CptError
-        Unknown paper or profile.
-    """
-    if name not in CHAPTERS:
-        raise unknown("paper with a chapter", name, CHAPTERS)
-    study, made = CHAPTERS[name]
-    return made(study.grid(load_profile(project_root(), profile).get(name) or {}), Store(name).load())
+from cptlib.runs.store import code_revision
+from cptlib.studies.registry import STUDIES, chapter, public_losses
 
 
 def verdicts(paper: str | None = None, profile: str = "laptop") -> list[dict]:
@@ -41,13 +23,14 @@ def verdicts(paper: str | None = None, profile: str = "laptop") -> list[dict]:
     CptError
         Unknown paper or profile, or runs of the profile that have no record.
     """
-    names = CHAPTERS if paper is None else (paper,)
+    names = STUDIES if paper is None else (paper,)
     return [verdict.as_json() for name in names for verdict in chapter(name, profile).verdicts]
 
 
-def record_public_losses(folder: str, profile: str) -> str:
-    """Measure the claims that rest on public loss sets in `folder`, record the numbers, and return the file's name."""
-    from cptlib.studies.dcpt import public_losses
-
-    made = chapter(dcpt.NAME, profile)
-    return str(public_losses.record(made.claims["dcpt.8"], folder, made.main, profile, code_revision()))
+def record_public_losses(folder: str, profile: str, paper: str | None = None) -> list[Path]:
+    """Measure the claims that rest on the public loss sets in `folder`; the files in which the numbers are recorded."""
+    return [
+        module.record(chapter(name, profile), folder, code_revision())
+        for name in (STUDIES if paper is None else (paper,))
+        if (module := public_losses(name)) is not None
+    ]

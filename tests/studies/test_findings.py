@@ -16,7 +16,8 @@ from cptlib.files import project_root
 from cptlib.laws import law
 from cptlib.laws.fit import aic_of
 from cptlib.studies.dcpt import CLAIMS, findings, findings_plans
-from cptlib.studies.dcpt.findings import Comparison, Evidence
+from cptlib.studies.dcpt.findings import Comparison
+from cptlib.studies.evidence import Evidence
 
 GRID = worlds.a_grid()
 CLAIM = {claim.id: claim for claim in load_claims(project_root() / CLAIMS)}

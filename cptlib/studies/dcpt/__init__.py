@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
-from cptlib.errors import CptError
 from cptlib.files import project_root
 from cptlib.studies.dcpt.grid import Grid
+from cptlib.studies.parameters import made, named
 
 NAME = "dcpt"
 CLAIMS = "book/claims/dcpt.yml"
-PARAMETERS = frozenset(field.name for field in fields(Grid))
+PARAMETERS = named(Grid)
 
 
 def grid(parameters: Mapping) -> Grid:
     """The study's parameters from a profile's section or a notebook's parameters cell; `fresh` is no part of them."""
-    values = {name: value for name, value in parameters.items() if name != "fresh"}
-    if extra := sorted(set(values) - PARAMETERS):
-        raise CptError(
-            f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(PARAMETERS))}"
-        )
-    if missing := sorted(PARAMETERS - set(values)):
-        raise CptError(f"profile section {NAME!r}: parameter {missing[0]!r} is missing")
-    return Grid(**values)
+    return made(Grid, NAME, parameters)
 
 
 def recorded() -> dict:

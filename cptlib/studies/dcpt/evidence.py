@@ -17,6 +17,7 @@ from cptlib.runs.store import Record
 from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans, public_losses
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
+from cptlib.studies.evidence import Evidence
 from cptlib.studies.parallel import spread
 
 
@@ -109,8 +110,8 @@ class Chapter:
     def starts(self) -> tuple[list[Finding], pd.DataFrame]:
         return findings.starts_matter(self._by("dcpt.18"), self.comparisons[1])
 
-    def _by(self, claim: str, seeds: int | None = None) -> findings.Evidence:
-        return findings.Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
+    def _by(self, claim: str, seeds: int | None = None) -> Evidence:
+        return Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
 
     @cached_property
     def findings(self) -> list[Finding]:

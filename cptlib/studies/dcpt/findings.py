@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence.claims import Finding
-from cptlib.evidence.jackknife import jackknife
-from cptlib.evidence.registry import Claim
 from cptlib.laws.base import law
 from cptlib.laws.fit import aic_of, fit, prepare
 from cptlib.laws.frames import read_columns
@@ -29,17 +27,13 @@ from cptlib.studies.dcpt.refits import (
     vectors,
 )
 from cptlib.studies.dcpt.tables import points
+from cptlib.studies.evidence import Evidence, percent
 from cptlib.studies.parallel import spread
 
 FORMS = ("dcpt-l1", "dcpt-l2", "dcpt-l3", "dcpt-l4", "dcpt-l5", "dcpt-l6", "dcpt-l7")
 HELD_OUT = ("ratio", "size", "tokens")
 LOSSES = ("general", "domain")
 SHUFFLES = 3  # of the ratios, for the permuted control
-
-
-def percent(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Relative difference of a to b, in percent."""
-    return 100 * (a - b) / b
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,49 +155,6 @@ class Comparison:
             fold = self.tests["size"][0]
             out[:, :, rows] = predictions("chinchilla", part, [Fold(fold.name, fold.train[rows], fold.test[rows])])
         return out
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Findings of one claim, with intervals of the kind that each of its tests needs."""
-
-    claim: Claim
-    seeds: int
-
-    def replicated(
-        self, statistic: str, values: np.ndarray, strata: np.ndarray | None = None, note: str = ""
-    ) -> Finding:
-        """From a statistic on everything (first) and without each cluster; one stratum where none are given."""
-        made = jackknife(float(values[0]), values[1:], np.zeros(len(values) - 1) if strata is None else strata)
-        p = None
-        for test in self.claim.criterion.tests:
-            if test.statistic == statistic and test.kind == "effect":
-                p = made.p_effect()
-            elif test.statistic == statistic and test.kind == "equivalence":
-                p = made.p_equivalence(test.margin, test.side)
-        return Finding(
-            self.claim.id,
-            statistic,
-            made.value,
-            made.lo,
-            made.hi,
-            self.seeds,
-            lo90=made.lo90,
-            hi90=made.hi90,
-            p=p,
-            note=note,
-            unit=self.claim.statistics[statistic].unit,
-        )
-
-    def exact(self, statistic: str, value: float, note: str = "") -> Finding:
-        return Finding(
-            self.claim.id,
-            statistic,
-            float(value),
-            seeds=self.seeds,
-            note=note,
-            unit=self.claim.statistics[statistic].unit,
-        )
 
 
 def _stratified(evidence: Evidence, made: Comparison):

@@ -13,9 +13,9 @@ from cptlib.evidence.jackknife import jackknife_weights
 from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult, fit
 from cptlib.laws.planning import optimal_size
-from cptlib.studies.dcpt.findings import Evidence, percent
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import points
+from cptlib.studies.evidence import Evidence, percent
 
 PRINTED = {"a": 0.6252, "b": 0.3748, "G": 4.1282, "compute": 5e19, "N": 15.54, "D": 0.536}  # App. G.3; N and D in 1e9
 BUDGETS = 3

@@ -16,9 +16,9 @@ from cptlib.evidence.claims import Finding
 from cptlib.evidence.registry import Claim
 from cptlib.files import records_root, sha256_file, write_text
 from cptlib.laws.fit import fit
-from cptlib.studies.dcpt.findings import Evidence, percent
 from cptlib.studies.dcpt.plans import FITTED_POINTS
 from cptlib.studies.dcpt.tables import points
+from cptlib.studies.evidence import Evidence, percent
 
 COLUMNS = ["N", "D", "loss"]
 LONG = 0.8  # rows whose token count lies above this quantile are the long ones
@@ -100,14 +100,25 @@ def path() -> Path:
     return records_root() / "dcpt.public-losses.json"
 
 
-def record(claim: Claim, folder: str | Path, table: pd.DataFrame, profile: str, revision: str) -> Path:
-    """Measure and write `book/records/dcpt.public-losses.json`: the numbers, the files' checksums, the criterion."""
-    found = measure(claim, public_sets(folder) | {"own": own_set(table)})
+def record(chapter, folder: str | Path, revision: str) -> Path:
+    """Measure and write `book/records/dcpt.public-losses.json`: the numbers, the files' checksums, the criterion.
+
+    Parameters
+    ----------
+    chapter : cptlib.studies.dcpt.evidence.Chapter
+        Its main grid is one of the sets.
+    folder : path
+        Where the public sets lie.
+    revision : str
+        Of the code.
+    """
+    claim = chapter.claims["dcpt.8"]
+    found = measure(claim, public_sets(folder) | {"own": own_set(chapter.main)})
     body = {
         "criteria": {claim.id: claim.criterion.digest},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "revision": revision,
-        "profile": profile,
+        "profile": chapter.grid.profile,
         "files": {name: sha256_file(Path(folder) / file) for name, file in FILES.items()},
         "findings": [asdict(finding) for finding in found],
     }

@@ -1,0 +1,165 @@
+"""Tables and sentences that every chapter shows: claims, corpora, learning-rate trials, cost, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from cptlib.data.corpora import corpus
+from cptlib.evidence.registry import Claim
+from cptlib.runs.store import Record
+
+
+class Grid(Protocol):
+    """What is asked of a study's parameters."""
+
+    profile: str
+    seeds: tuple[int, ...]
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of all corpora that the study's runs read."""
+
+
+class Chapter(Protocol):
+    """What is asked of a chapter: its parameters, its claims by id, and the records that it rests on by spec id."""
+
+    grid: Grid
+    claims: Mapping[str, Claim]
+    used: Mapping[str, Record]
+
+
+def html(table: pd.DataFrame, index: bool = False) -> str:
+    """A table as plain HTML, numbers to four digits."""
+
+    def number(value) -> str:
+        if isinstance(value, float):
+            return "–" if np.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return f"{value:,}" if isinstance(value, (int, np.integer)) else str(value)
+
+    return table.map(number).to_html(index=index, border=0, escape=False, classes="dataframe")
+
+
+def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) -> str:
+    """ "value [lo, hi]" to so many digits."""
+    if lo is None or hi is None:
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits}g} [{lo:.{digits}g}, {hi:.{digits}g}]"
+
+
+def reported_table(chapter: Chapter) -> pd.DataFrame:
+    """The claims, what the paper reports for each and where, from the claims file."""
+    tags = {"paper": "read in the paper", "2nd": "third-party transcription", "calc": "computed here"}
+    return pd.DataFrame(
+        [
+            {
+                "id": c.id,
+                "claim": c.claim,
+                "the paper reports": c.reported.text,
+                "where": c.reported.where,
+                "source": tags[c.reported.tag],
+            }
+            for c in chapter.claims.values()
+        ]
+    )
+
+
+def corpora_table(chapter: Chapter) -> pd.DataFrame:
+    """Corpora of the chapter, and the most tokens and epochs that any run took of each."""
+    most: dict[str, tuple[int, float]] = {}
+    for record in chapter.used.values():
+        epochs = json.loads(record.epochs)
+        for identity, tokens in json.loads(record.counts).items():
+            name = identity.split(":")[0]
+            most[name] = max(most.get(name, (0, 0.0)), (tokens, epochs[identity]))
+    rows = []
+    for name in chapter.grid.corpora:
+        entry = corpus(name)
+        tokens, epochs = most.get(name, (0, float("nan")))
+        rows.append(
+            {
+                "corpus": name,
+                "text": entry.title,
+                "licence": entry.licence,
+                "source": entry.source,
+                "most tokens in a run": tokens,
+                "epochs": epochs,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def leakage_table(measured: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Recorded corpus measurements: documents, split, and validation 13-grams found in training text."""
+    return pd.DataFrame(
+        [
+            {
+                "corpus": name,
+                "documents": row["documents"],
+                "characters": row["characters"],
+                "training": row["train"],
+                "validation": row["validation"],
+                "leak, split at random (%)": 100 * row["leak_random"],
+                "leak, near-duplicates together (%)": 100 * row["leak"],
+            }
+            for name, row in measured.items()
+        ]
+    )
+
+
+def compute_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
+    """What the evidence cost, from the records."""
+    groups: dict[str, list[Record]] = {}
+    for record in records.values():
+        stage = "continued runs" if record.run_spec().start is not None else "base runs"
+        if record.profile == profile:
+            groups.setdefault(stage, []).append(record)
+        elif record.profile == f"{profile}-tuning":
+            groups.setdefault("learning-rate trials", []).append(record)
+    return pd.DataFrame(
+        [
+            {
+                "stage": stage,
+                "runs": len(group),
+                "tokens (M)": sum(r.tokens for r in group) / 1e6,
+                "training time (core minutes)": sum(r.seconds for r in group) / 60,
+                "tokens/s (median)": float(np.median([r.tokens_per_second for r in group])),
+                "MFU (median, %)": 100 * float(np.median([r.mfu for r in group])),
+            }
+            for stage, group in groups.items()
+        ]
+    )
+
+
+def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
+    """Learning-rate trials on the tuning seed."""
+    rows = []
+    for record in records.values():
+        if record.profile == f"{profile}-tuning":
+            spec = record.run_spec()
+            names = [identity.split(":")[0] for identity, _ in spec.mixture.parts]
+            rows.append(
+                {
+                    "stage": "continued" if spec.start else "base",
+                    "width": spec.model.width,
+                    "peak LR": spec.schedule.peak,
+                    **{f"{name} loss": record.final_loss(name) for name in names},
+                }
+            )
+    return pd.DataFrame(rows).sort_values(["stage", "peak LR"]) if rows else pd.DataFrame()
+
+
+def provenance(chapter: Chapter, more: str = "") -> str:
+    """Which runs, profile, devices and revisions the page rests on; `more` follows the number of runs."""
+    grid, used = chapter.grid, list(chapter.used.values())
+    devices = sorted({r.device for r in used})
+    revisions = sorted({r.revision for r in used})
+    return (
+        f"Evidence: profile **{grid.profile}**, {len(used)} recorded runs{f' ({more})' if more else ''}, "
+        f"{sum(r.tokens for r in used) / 1e6:,.1f} M training tokens, seeds {', '.join(map(str, grid.seeds))}; "
+        f"trained on {'; '.join(devices)}; code revision {', '.join(revisions)}."
+    )
