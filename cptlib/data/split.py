@@ -154,9 +154,9 @@ def split_documents(documents: Sequence[Document], fraction: float = FRACTION, *
                     threshold: float | None = None) -> Split:
     """Split documents so that no near-copy, and no member of a group, is on the other side.
 
-    Clusters are taken in the order of a hash of their smallest document digest until `fraction` of the characters
-    is in validation; a cluster that would overshoot by more than a quarter of that share stays in train. So the
-    split depends on the documents alone, not on their order or on a random state.
+    Clusters are taken in the order of a hash of the smallest digest of their documents' keys (texts, where there is no
+    key) until `fraction` of the characters is in validation; a cluster that would overshoot by more than a quarter of
+    that share stays in train. So the split depends on the documents alone, not on their order or on a random state.
 
     Parameters
     ----------
@@ -204,7 +204,8 @@ def split_documents(documents: Sequence[Document], fraction: float = FRACTION, *
     lowest: dict[int, int] = {}
     for p, index in enumerate(unique):
         label = int(labels[p])
-        smallest[label] = min(smallest.get(label, "~"), digests[index])
+        key = documents[index].key
+        smallest[label] = min(smallest.get(label, "~"), digests[index] if key is None else _digest(key))
         lowest[label] = min(lowest.get(label, index), index)
     target, taken, held = fraction * sizes.sum(), 0.0, set()
     by_hash = sorted(range(n_clusters), key=lambda label: _digest("split " + smallest[label]))
