@@ -6,15 +6,19 @@ parameter vectors. Fitting, bootstrap and planning know nothing else about it, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cptlib.errors import CptError, unknown
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Batch = dict[str, np.ndarray]
-"""Parameter name -> values, shape (S, 1); or column name -> values, shape (n,)."""
+"""Parameter name -> values, shape (S, 1); or column name -> values, shape (n,); or feature name -> (n, ...)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Parameter:
         The values of the paper's own grid of starting points, where it prints one.
     coordinate : {"linear", "soft", "log"}
         How the solver steps in it: as it is; linear near the lower bound and logarithmic far from it; logarithmic.
+        Without a lower bound, "soft" is linear near 0 and logarithmic far from it on either side.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Context:
 
     reference: dict[str, float] = field(default_factory=dict)  # a typical value per column
     minimum: dict[str, float] = field(default_factory=dict)  # smallest value per column
+    maximum: dict[str, float] = field(default_factory=dict)  # largest value per column
     folded: tuple[str, ...] = ()  # columns with a single value
 
 
@@ -113,7 +119,8 @@ class Law:
         asked, a dict of derivatives name -> (S, n).
     units : dict
         Parameter -> (column, exponent): with the column divided by s the parameter is divided by s**exponent, where
-        exponent is a number or the name of another parameter. Columns named here are rescaled by the solver.
+        exponent is a number or the name of another parameter; or a tuple of such pairs. Columns named here are
+        rescaled by the solver.
     fold : callable, optional
         `fold(column, value)` -> Fold, for columns that may have a single value in the data.
     link : callable, optional
@@ -127,6 +134,16 @@ class Law:
         The column within whose values runs are resampled.
     conditions : str
         Inequalities imposed besides the bounds.
+    derive : callable, optional
+        `derive(frame)` -> frame with the columns the law reads added to a table of another form (learning-rate
+        histories -> areas); rows and their order are kept. Called where a column is missing.
+    specialise : callable, optional
+        `specialise(columns)` -> the law for a table with these columns (laws with any number of mixture columns). A
+        law so made, given its own columns, must come out the same: saved fits restore it from them.
+    feature_names : tuple of str
+        Arrays (n, ...), rows first, that `evaluate` finds in `x` besides the columns.
+    features : callable, optional
+        `features(frame)` -> {name: array (n, ...)} for them, from a frame with the law's columns.
     """
 
     name: str
@@ -136,13 +153,17 @@ class Law:
     parameters: tuple[Parameter, ...]
     columns: tuple[str, ...]
     evaluate: Evaluate
-    units: Mapping[str, tuple[str, float | str]] = field(default_factory=dict)
+    units: Mapping[str, tuple] = field(default_factory=dict)
     fold: Callable[[str, float], Fold] | None = None
     link: Link | None = None
     unlink: Link | None = None
     curve: tuple[str, ...] = ()
     strata: str | None = None
     conditions: str = ""
+    derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    specialise: Callable[[tuple[str, ...]], Law] | None = None
+    feature_names: tuple[str, ...] = ()
+    features: Callable[[pd.DataFrame], Batch] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -183,12 +204,27 @@ class Law:
             )
         return vector
 
+    def specialised(self, columns: Iterable[str]) -> Law:
+        """The law for a table with these columns: itself, unless it has a `specialise`."""
+        return self if self.specialise is None else self.specialise(tuple(columns))
+
+    def completed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """`frame` with the columns that the law can derive, where one is missing."""
+        if self.derive is None or all(name in frame for name in self.columns):
+            return frame
+        return self.derive(frame)
+
     def _columns(self, frame) -> Batch:
+        if not all(name in frame for name in (*self.columns, *self.feature_names)) and (self.derive or self.features):
+            from cptlib.laws.frames import read_columns, table_of  # frames reads laws
+
+            return read_columns(self, table_of(frame), target=None)[0]
         missing = [name for name in self.columns if name not in frame]
         if missing:
             raise CptError(f"law {self.name} needs columns {', '.join(self.columns)}; missing: {', '.join(missing)}")
         arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(frame[name], dtype=float)) for name in self.columns))
-        return dict(zip(self.columns, arrays, strict=True))
+        x = dict(zip(self.columns, arrays, strict=True))
+        return {**x, **{name: np.asarray(frame[name]) for name in self.feature_names}}
 
     def batch(self, P: np.ndarray, x: Batch, jacobian: bool = False):
         """Loss (S, n) and, if asked, its derivatives (S, n, p), for parameters `P` (S, p) and columns `x` of (n,)."""
@@ -218,14 +254,20 @@ class Law:
         return jac[0] if P.ndim == 1 else jac
 
     @property
+    def unit_rules(self) -> tuple[tuple[str, str, float | str], ...]:
+        """Parameter, column and exponent, for every column on whose unit a parameter depends."""
+        pairs = {name: (rule,) if isinstance(rule[0], str) else rule for name, rule in self.units.items()}
+        return tuple((name, column, exponent) for name, rules in pairs.items() for column, exponent in rules)
+
+    @property
     def scaled_columns(self) -> tuple[str, ...]:
         """Columns whose unit some parameter depends on."""
-        return tuple(dict.fromkeys(column for column, _ in self.units.values()))
+        return tuple(dict.fromkeys(column for _, column, _ in self.unit_rules))
 
     def rescale(self, P: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
         """Parameters for columns divided by `scale` (column -> factor); P of shape (..., p)."""
         out = np.array(P, dtype=float)
-        for name, (column, exponent) in self.units.items():
+        for name, column, exponent in self.unit_rules:
             if column in scale:
                 power = out[..., self.names.index(exponent)] if isinstance(exponent, str) else exponent
                 out[..., self.names.index(name)] *= np.exp(-np.log(scale[column]) * power)

@@ -12,12 +12,19 @@ import pandas as pd
 from cptlib.laws.solver import LARGE, descend
 
 STRATUM = 3  # runs a stratum must hold to be resampled on its own
+BLOCKS = 12  # blocks of consecutive rows that a curve is cut into where there are too few runs to resample
 
 
 def clusters(frame: pd.DataFrame, model, cluster: str = "run") -> tuple[np.ndarray, str]:
     """Run of every row as integers (n,), and a sentence that says what counts as a run."""
     if cluster in frame.columns:
-        return pd.factorize(frame[cluster], use_na_sentinel=False)[0], f"resampled whole runs (column {cluster})"
+        codes = pd.factorize(frame[cluster], use_na_sentinel=False)[0]
+        if codes.max() < 2 and len(frame) >= 2 * BLOCKS:
+            return _blocks(codes), (
+                f"fewer than three runs (column {cluster}): blocks of consecutive rows were resampled, "
+                "which says nothing about the variation between runs"
+            )
+        return codes, f"resampled whole runs (column {cluster})"
     curve = [name for name in model.curve if name in frame.columns]
     if curve:
         codes = frame.groupby(curve, sort=False, dropna=False).ngroup().to_numpy()
@@ -29,13 +36,23 @@ def clusters(frame: pd.DataFrame, model, cluster: str = "run") -> tuple[np.ndarr
     return np.arange(len(frame)), f"no column {cluster}: single points were resampled"
 
 
+def _blocks(codes: np.ndarray) -> np.ndarray:
+    """Each run (codes (n,), rows in the order of its curve) cut into consecutive blocks, as integers (n,)."""
+    out = np.zeros(len(codes), dtype=int)
+    per_run = BLOCKS // (int(codes.max()) + 1)
+    for k in range(int(codes.max()) + 1):
+        rows = np.flatnonzero(codes == k)
+        out[rows] = k * per_run + np.arange(len(rows)) * per_run // len(rows)
+    return np.unique(out, return_inverse=True)[1]
+
+
 def weights(
     codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int
 ) -> np.ndarray:
     """How often each point is drawn, (count, n): runs with replacement, within strata where each holds enough runs.
 
-    A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three) is
-    drawn again: such a replicate has no fit.
+    A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three), or
+    a single run of several, is drawn again: such a replicate has no fit.
     """
     rng = np.random.default_rng(seed)
     runs = int(codes.max()) + 1
@@ -61,7 +78,7 @@ def weights(
             picks = group[rng.integers(0, len(group), (len(todo), len(group)))]
             np.add.at(drawn, (np.arange(len(todo))[:, None], picks), 1.0)
         out[todo] = drawn
-        poor = np.zeros(len(todo), dtype=bool)
+        poor = (drawn > 0).sum(axis=1) < min(2, runs)
         for table in indicators:
             poor |= ((drawn @ table) > 0).sum(axis=1) < min(3, table.shape[1])
         todo = todo[poor]
@@ -78,7 +95,7 @@ def resample(
     model = problem.law
     codes, sentence = clusters(frame, model, cluster)
     strata = frame[model.strata].to_numpy() if model.strata and model.strata in frame.columns else None
-    w = weights(codes, strata, problem.x, count, seed)
+    w = weights(codes, strata, {name: problem.x[name] for name in model.columns}, count, seed)
     best = None
     for start in optima:
         rough = descend(

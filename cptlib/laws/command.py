@@ -120,7 +120,7 @@ def run_laws(arguments) -> int:
                         "parameters": [
                             {
                                 "name": p.name,
-                                "lower": p.lower,
+                                "lower": p.lower if p.lower > -float("inf") else None,
                                 "upper": p.upper if p.upper < float("inf") else None,
                                 "unit": p.unit,
                                 "linear": p.linear,

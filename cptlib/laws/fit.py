@@ -10,7 +10,7 @@ import pandas as pd
 
 from cptlib.errors import CptError
 from cptlib.laws.base import Context, Fold, Law, law
-from cptlib.laws.frames import read_columns, select
+from cptlib.laws.frames import measured, read_columns, read_target, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
 from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
 
@@ -31,19 +31,37 @@ class Prepared:
         return self.problem.law.rescale(P, {name: 1.0 / factor for name, factor in self.scale.items()})
 
 
-def prepare(model: Law, x: dict[str, np.ndarray], y: np.ndarray, delta: float = DELTA) -> Prepared:
-    """Rescale columns by their geometric means and fold what a single value leaves undetermined."""
+def prepare(
+    model: Law, x: dict[str, np.ndarray], y: np.ndarray, delta: float = DELTA, held: dict[str, float] | None = None
+) -> Prepared:
+    """Rescale columns by their geometric means, fold what a single value leaves undetermined, hold `held` fixed."""
     scale = {name: float(np.exp(np.log(x[name]).mean())) for name in model.scaled_columns}
     scaled = {name: values / scale.get(name, 1.0) for name, values in x.items()}
     single = tuple(name for name in model.columns if np.ptp(x[name]) <= 1e-12 * np.abs(x[name]).max())
     folds = tuple(model.fold(name, float(x[name][0])) for name in single) if model.fold else ()
     fixed = {name: value for fold in folds for name, value in fold.fixed.items()}
+    if held:
+        fixed = {**fixed, **_in_scale(model, held, scale)}
     context = Context(
-        reference={name: float(np.median(values)) for name, values in scaled.items()},
-        minimum={name: float(values.min()) for name, values in scaled.items()},
+        reference={name: float(np.median(scaled[name])) for name in model.columns},
+        minimum={name: float(scaled[name].min()) for name in model.columns},
+        maximum={name: float(scaled[name].max()) for name in model.columns},
         folded=single,
     )
     return Prepared(Problem(model, scaled, np.log(y), context, fixed, delta), scale, folds)
+
+
+def _in_scale(model: Law, held: dict[str, float], scale: dict[str, float]) -> dict[str, float]:
+    """Values of parameters held fixed, in the solver's units."""
+    for name, value in held.items():
+        rule = model.parameter(name)
+        if not (np.isfinite(value) and rule.lower <= value <= rule.upper):
+            raise CptError(f"fixed {name} = {value:g} is not allowed; it must be in [{rule.lower:g}, {rule.upper:g}]")
+    for name, _, exponent in model.unit_rules:
+        if name in held and isinstance(exponent, str) and exponent not in held:
+            raise CptError(f"{name} can be fixed only together with {exponent}, on which its unit depends")
+    vector = model.rescale(np.array([held.get(name, 0.0) for name in model.names]), scale)
+    return {name: float(vector[model.names.index(name)]) for name in held}
 
 
 def _polish(problem: Problem, q: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -152,6 +170,7 @@ def fit(
     seed: int = 0,
     level: float = 0.95,
     starts: int = 1024,
+    fixed: dict[str, float] | None = None,
 ) -> FitResult:
     """Fit a law by the sum over points of Huber (delta 1e-3) on log loss.
 
@@ -159,7 +178,8 @@ def fit(
     ----------
     model : str or Law
     frame : DataFrame
-        The law's columns and the target; raw counts for N and D are best.
+        The law's columns and the target; raw counts for N and D are best. Laws of learning-rate schedules also take
+        histories (`cptlib.laws.annealing.areas`), where rows without a loss are history only.
     target : str
         Column of losses, all above 0.
     holdout : str or bool array, optional
@@ -170,6 +190,8 @@ def fit(
         Column that names the run of a point; without it, points that agree in the law's `curve` columns are a run.
     seed, level, starts
         Of starting points and resampling; of the intervals; number of starting points.
+    fixed : dict, optional
+        Parameters held at given values. Intervals are conditional on them.
 
     Raises
     ------
@@ -182,14 +204,25 @@ def fit(
     model = law(model)
     if len(frame) == 0:
         raise CptError("the data have no rows")
-    x, y = read_columns(model, frame, target)
+    model = model.specialised(frame.columns)
+    notes = unread(model, frame)
+    rows = measured(model, frame, target)
+    if not rows.any():
+        raise CptError(f"column {target} has no value in any of the {len(rows)} rows")
+    if not rows.all():
+        notes.append(f"{int((~rows).sum())} rows without {target} serve as learning-rate history only")
+    x, y = read_columns(model, frame, target if rows.all() else None)
+    frame = model.completed(frame)
+    if y is None:
+        frame, x = frame[rows], {name: values[rows] for name, values in x.items()}
+        y = read_target(frame, target)
     out, expression = _rows_kept_out(frame, holdout)
     if out.any() and out.all():
         raise CptError(f"holdout {expression or 'mask'!r} keeps out all {len(out)} rows")
     if holdout is not None and not out.any():
         raise CptError(f"holdout {expression or 'mask'!r} keeps out no row")
     inner = {name: values[~out] for name, values in x.items()}
-    prepared = prepare(model, inner, y[~out])
+    prepared = prepare(model, inner, y[~out], held=fixed)
     problem = prepared.problem
     n, m = int((~out).sum()), len(problem.free)
     if n < m:
@@ -198,9 +231,13 @@ def fit(
             f"give at least {m} rows"
         )
 
+    if fixed:
+        notes.append(f"held fixed: {', '.join(fixed)}")
     optima, objectives, rest = solve(prepared, starts=starts, seed=seed)
-    notes = [fold.note for fold in prepared.folds]
-    folded = tuple(dict.fromkeys(name for fold in prepared.folds for name in fold.unclaimed))
+    notes += [fold.note for fold in prepared.folds]
+    folded = tuple(
+        dict.fromkeys(name for fold in prepared.folds for name in fold.unclaimed if name not in (fixed or {}))
+    )
     if len(optima) == 0 or not np.isfinite(objectives[0]) or objectives[0] >= 1e200:
         raise CptError(f"no starting point of {model.name} has a finite loss on these data")
     q, covariance = _polish(problem, optima[0])
@@ -262,7 +299,7 @@ def fit(
         heldout=held,
         notes=tuple(notes),
         folded=folded,
-        fitted_range={name: (float(v.min()), float(v.max())) for name, v in inner.items()},
+        fitted_range={name: (float(inner[name].min()), float(inner[name].max())) for name in model.columns},
         vector=vector,
         covariance=_natural_covariance(prepared, q, covariance, bound),
         draws=draws,

@@ -31,7 +31,21 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+def table_of(frame) -> pd.DataFrame:
+    """A frame, or a mapping of columns, as a frame."""
+    if isinstance(frame, pd.DataFrame):
+        return frame
+    return pd.DataFrame({name: np.atleast_1d(values) for name, values in frame.items()})
+
+
+def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as floats (n,).
+
+    Raises
+    ------
+    CptError
+        If it holds text or appears twice.
+    """
     column = frame[name]
     if isinstance(column, pd.DataFrame):
         raise CptError(f"column {name} appears twice")
@@ -57,7 +71,7 @@ def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: 
 
 
 def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> tuple[Batch, np.ndarray | None]:
-    """The law's columns as float arrays (n,), and the target.
+    """The law's columns as float arrays (n,) and its features (n, ...), derived where they are missing; the target.
 
     Rows are numbered from 1 in messages, the header not counted.
 
@@ -66,6 +80,7 @@ def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> 
     CptError
         Missing columns, text, NaN, a loss that is not positive, a ratio outside [0, 1], N or D not above 0.
     """
+    frame = law.completed(frame)
     wanted = [*law.columns, *([target] if target is not None else [])]
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
@@ -75,17 +90,49 @@ def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> 
         )
     x = {}
     for name in law.columns:
-        x[name] = _numbers(frame, name)
+        x[name] = numbers(frame, name)
         rule = COLUMNS.get(name)
         if rule is None:
             _check(x[name], name, -np.inf, np.inf, False)
         else:
             _check(x[name], name, rule.lower, rule.upper, rule.positive)
-    if target is None:
-        return x, None
-    y = _numbers(frame, target)
+    if law.features is not None:
+        x |= law.features(frame)
+    return x, None if target is None else read_target(frame, target)
+
+
+def read_target(frame: pd.DataFrame, target: str) -> np.ndarray:
+    """The losses (n,).
+
+    Raises
+    ------
+    CptError
+        Text, NaN, a loss that is not positive.
+    """
+    y = numbers(frame, target)
     _check(y, target, -np.inf, np.inf, True)
-    return x, y
+    return y
+
+
+def measured(law: Law, frame: pd.DataFrame, target: str) -> np.ndarray:
+    """Rows with a loss (n,): in tables of learning-rate histories a row without one only says what the rate was."""
+    if (law.derive is None and law.features is None) or target not in frame.columns:
+        return np.ones(len(frame), dtype=bool)
+    return frame[target].notna().to_numpy()
+
+
+def unread(law: Law, frame: pd.DataFrame) -> list[str]:
+    """A sentence for each column of `COLUMNS` that varies in `frame` and that the law does not read."""
+    out = []
+    for name in COLUMNS:
+        if name in frame.columns and name not in law.columns:
+            count = frame[name].nunique()
+            if count > 1:
+                out.append(
+                    f"column {name} takes {count} values, and this law does not read it: "
+                    f"fit one value at a time (--where) or choose a law in {name}"
+                )
+    return out
 
 
 _NODES = (

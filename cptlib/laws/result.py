@@ -95,7 +95,12 @@ class FitResult:
     level: float = 0.95
 
     def predict(self, frame) -> Prediction:
-        """Predict for the rows of `frame` (the law's columns), and mark those outside the fitted range.
+        """Predict for the rows of `frame`, and mark those outside the fitted range.
+
+        Parameters
+        ----------
+        frame : DataFrame or mapping
+            The law's columns, or a table it derives them from.
 
         Raises
         ------
@@ -125,7 +130,7 @@ class FitResult:
         covariance = None
         if self.covariance is not None:
             J = np.eye(len(vector))
-            for name, (column, exponent) in self.law.units.items():
+            for name, column, exponent in self.law.unit_rules:
                 if column in scale:
                     i = self.law.names.index(name)
                     J[i, i] = vector[i] / self.vector[i] if self.vector[i] else 1.0
@@ -185,6 +190,7 @@ class FitResult:
             "fitted_range": {name: list(limits) for name, limits in self.fitted_range.items()},
             "target": self.target,
             "level": self.level,
+            "columns": list(self.law.columns),
             "notes": list(self.notes),
         }
         if draws:
@@ -204,6 +210,7 @@ class FitResult:
         try:
             value = json.loads(value) if isinstance(value, str) else value
             model = law(value["law"])
+            model = model.specialised(value.get("columns", model.columns))
             held = value["heldout"]
             vector = np.array(value["vector"], dtype=float)
             draws = None if value["draws"] is None else np.array(value["draws"], dtype=float)

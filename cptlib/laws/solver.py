@@ -34,7 +34,7 @@ class Problem:
     ----------
     law : Law
     x : dict
-        Columns (n,), those with units divided by a typical value.
+        Columns (n,), those with units divided by a typical value; and features (n, ...).
     log_y : array (n,)
     context : Context
     fixed : dict
@@ -53,6 +53,12 @@ class Problem:
     def free(self) -> list[int]:
         """Indices of the free parameters."""
         return [i for i, name in enumerate(self.law.names) if name not in self.fixed]
+
+    @property
+    def cells(self) -> int:
+        """Numbers that one parameter vector's losses and derivatives take, the law's own arrays included."""
+        own = sum(self.x[name].size for name in self.law.feature_names)
+        return max(len(self.log_y) * len(self.law.names), own)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds of the free coordinates."""
@@ -123,6 +129,8 @@ def _to_coordinate(parameter, value):
         return value
     if parameter.coordinate == "log":
         return np.log(value)
+    if parameter.lower == -np.inf:
+        return np.arcsinh(value / parameter.soft)
     return np.log1p((value - parameter.lower) / parameter.soft)
 
 
@@ -133,16 +141,24 @@ def _from_coordinate(parameter, q):
     if parameter.coordinate == "log":
         value = np.exp(q)
         return value, value
+    if parameter.lower == -np.inf:
+        return parameter.soft * np.sinh(q), parameter.soft * np.cosh(q)
     return parameter.lower + parameter.soft * np.expm1(q), parameter.soft * np.exp(q)
 
 
 def _nonnegative(G: np.ndarray, h: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Batched least squares bounded from below: normal equations G (S, k, k), h (S, k); best over all active sets."""
+    """Batched least squares bounded from below: normal equations G (S, k, k), h (S, k); best over all active sets.
+
+    Coordinates whose bound is -inf are in every active set.
+    """
     S, k = h.shape
-    best, value = np.broadcast_to(lower, (S, k)).copy(), np.full(S, np.inf)
+    unbounded = sum(1 << i for i in range(k) if lower[i] == -np.inf)
+    best, value = np.broadcast_to(np.where(np.isfinite(lower), lower, 0.0), (S, k)).copy(), np.full(S, np.inf)
     scale = np.sqrt(np.maximum(np.einsum("sii->si", G), 1e-300))
     Gs, hs = G / (scale[:, :, None] * scale[:, None, :]), h / scale
     for mask in range(1, 2**k):
+        if mask & unbounded != unbounded:
+            continue
         on = [i for i in range(k) if mask >> i & 1]
         sub = Gs[:, on][:, :, on] + 1e-12 * np.eye(len(on))
         try:
@@ -195,7 +211,7 @@ def starting_points(problem: Problem, count: int, keep: int, seed: int) -> np.nd
             problem.delta,
         )
     if linear:
-        size = max(1, CHUNK // (len(problem.log_y) * (len(free) + len(law.names))))
+        size = max(1, CHUNK // max(problem.cells, len(problem.log_y) * (len(free) + len(law.names))))
         for begin in range(0, len(q), size):
             q[begin : begin + size] = _solve_linear(problem, q[begin : begin + size], linear, lower)
     res = np.concatenate(
@@ -232,7 +248,8 @@ def _solve_linear(problem: Problem, q: np.ndarray, linear: list[int], lower: np.
     basis, rest = np.where(good[:, None, None], basis, 0.0), np.where(good[:, None], rest, 0.0)
     G = np.matmul(basis.transpose(0, 2, 1), basis)
     h = np.matmul(basis.transpose(0, 2, 1), rest[:, :, None])[:, :, 0]
-    q[:, linear] = _nonnegative(G, h, np.maximum(lower[linear], 0.0))
+    floor = np.where(np.isfinite(lower[linear]), np.maximum(lower[linear], 0.0), -np.inf)
+    q[:, linear] = _nonnegative(G, h, floor)
     return q
 
 
@@ -270,7 +287,7 @@ def descend(
 ) -> Descent:
     """Minimise from every row of `q` at once; each row may have its own weights (S, n)."""
     n, m = len(problem.log_y), q.shape[1]
-    size = max(1, CHUNK // (n * max(m, len(problem.law.names))))
+    size = max(1, CHUNK // max(n * m, problem.cells))
     parts = []
     for begin in range(0, len(q), size):
         w = None if weights is None else weights[begin : begin + size]
