@@ -68,6 +68,24 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def aside(path: Path) -> Path:
+    """Rename a damaged file or folder to the first free name `<name>.damaged-<n>`, and return that.
+
+    Raises
+    ------
+    CptError
+        It cannot be renamed.
+    """
+    taken = {other.name for other in path.parent.glob(f"{path.name}.damaged-*")}
+    number = next(n for n in range(1, len(taken) + 2) if f"{path.name}.damaged-{n}" not in taken)
+    other = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        os.rename(path, other)
+    except OSError as error:
+        raise CptError(f"{path} is damaged and cannot be set aside: {error.strerror or error}") from error
+    return other
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from cptlib.canonical import canonical_json, digest
 from cptlib.data.corpora import corpus
@@ -173,6 +171,9 @@ def split_documents(documents: Sequence[Document], fraction: float = FRACTION, *
     CptError
         If there are not two clusters to put on two sides.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     if not 0 < fraction < 0.5:
         raise CptError(f"validation fraction {fraction}: must lie between 0 and 0.5")
     digests = [_digest(document.text) for document in documents]

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
 import os
 import platform
 import subprocess
-import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from cptlib.canonical import digest
 from cptlib.errors import CptError
-from cptlib.files import atomic_path, cache_root, project_root, records_root
+from cptlib.files import aside, atomic_path, cache_root, project_root, records_root
 from cptlib.runs.models import count_parameters
 from cptlib.runs.spec import RunSpec
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cptlib.runs.train import Result
 
+REVISION = "revision.txt"  # in the package folder of a bundle
 _CURVE = pa.list_(pa.float32())
 _EVALUATION = pa.struct(
     [
@@ -199,14 +202,17 @@ class Store:
     def path(self) -> Path:
         return Path(self.root or records_root()) / f"{self.study}.parquet"
 
-    def _lock(self) -> FileLock:
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         # locks lie in the cache: the records folder is committed and may be read-only for readers
         folder = cache_root() / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{digest(str(self.path.resolve()))}.lock").acquire()
         except OSError as error:
-            raise CptError(f"cannot lock {self.path}: {folder}: {error.strerror}") from error
-        return FileLock(folder / f"{digest(str(self.path.resolve()))}.lock")
+            raise CptError(f"cannot lock {self.path}: {folder}: {error.strerror or error}") from error
+        with lock:
+            yield
 
     def load(self) -> dict[str, Record]:
         """All whole records by id."""
@@ -217,7 +223,8 @@ class Store:
         except PermissionError as error:
             raise CptError(f"cannot read {self.path}: {error.strerror or error}") from error
         except (OSError, pa.ArrowInvalid, ValueError, pa.ArrowException) as error:
-            self._set_aside(str(error).splitlines()[0])
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"{self.path} is damaged ({why}); set aside as {aside(self.path).name}", stacklevel=2)
             return {}
         records = [Record(**row) for row in rows]
         damaged = [r.id for r in records if not r.whole()]
@@ -230,7 +237,9 @@ class Store:
 
     def append(self, *new: Record) -> None:
         """Add records; one of the same id replaces the old."""
-        with self._lock():
+        with self._locked():
+            for left in self.path.parent.glob(f".{self.path.name}.*.part"):  # by a writer that was killed
+                left.unlink(missing_ok=True)
             kept = self.load() | {r.id: r for r in new}
             rows = [{f.name: getattr(r, f.name) for f in fields(Record)} for r in kept.values()]
             with atomic_path(self.path) as temporary:
@@ -238,20 +247,14 @@ class Store:
                     pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd", compression_level=9
                 )
 
-    def _set_aside(self, why: str) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        try:
-            os.rename(self.path, aside)
-        except OSError as error:
-            raise CptError(f"{self.path} is damaged ({why}) and cannot be set aside: {error.strerror}") from error
-        warnings.warn(f"{self.path} is damaged ({why}); set aside as {aside.name}", stacklevel=3)
-
 
 def evaluations_frame(records) -> pd.DataFrame:
     """One row per record, evaluation point and corpus: `id, seed, N, D, corpus, loss, bpb, step`.
 
     N is total parameters, D the tokens trained so far in that run, `corpus` the short name.
     """
+    import pandas as pd
+
     rows = [
         {
             "id": r.id,
@@ -296,8 +299,12 @@ def software_versions() -> dict[str, str]:
 def code_revision() -> str:
     """Git revision of the code, with "+" when files of the package differ from it; "unknown" outside a checkout.
 
-    Asked once a process: what is loaded does not follow the files as they change.
+    A bundle carries the revision that it was made from. Asked once a process: what is loaded does not follow the files
+    as they change.
     """
+    carried = Path(__file__).resolve().parent.parent / REVISION
+    if carried.is_file():
+        return carried.read_text(encoding="utf-8").strip()
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
+import contextlib
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cptlib.data.corpora import Corpus, Wheel, register
+from cptlib.canonical import digest
+from cptlib.data.corpora import Corpus, Wheel
 from cptlib.data.corpora import corpora as registered
 from cptlib.errors import CptError
-from cptlib.files import cache_root
+from cptlib.files import cache_root, records_root
 from cptlib.runs import checkpoints
-from cptlib.runs.models import training_flops_per_token
+from cptlib.runs.executors import Place, opened
+from cptlib.runs.job import Job, Outcome, lease_path, run_job
+from cptlib.runs.memory import GIB, needed_bytes
+from cptlib.runs.progress import Progress, progress
 from cptlib.runs.spec import RunSpec
-from cptlib.runs.store import Record, Store, code_revision, record
+from cptlib.runs.store import Record, Store
 from cptlib.runs.train import Engine
+
+ATTEMPTS = 3
+"""How often a run is begun when its worker is lost; it goes on from its last checkpoint."""
 
 
 class SweepError(CptError):
@@ -29,31 +35,58 @@ class SweepError(CptError):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to train, as it travels to a worker: plain text and numbers only."""
+class Work:
+    """What a sweep has to train.
 
-    spec: str
+    Attributes
+    ----------
+    study, profile : str
+    pending : tuple of RunSpec
+        Starts before their continuations.
+    keep : frozenset of str
+        Ids of the runs whose final weights others need.
+    known : dict
+        Checksum of the record that a pending run has already, by id.
+    engine : Engine
+    criteria : dict
+    records : Path
+        Folder of the record files.
+    fresh : bool
+    """
+
     study: str
     profile: str
+    pending: tuple[RunSpec, ...]
+    keep: frozenset[str]
+    known: dict[str, str]
     engine: Engine
-    keep_weights: bool
     criteria: dict[str, str]
-    records: str | None
-    corpora: tuple[Corpus, ...] = ()  # local and hub corpora, which a fresh process would not know
+    records: Path
+    fresh: bool
 
 
-def run_job(job: Job) -> Record:
-    """Train one run in this process and append its record to the store: it is safe whatever happens to the sweep."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
-    from cptlib.runs.train import train
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+_trainer: ContextVar[Callable[[Work], None] | None] = ContextVar("trainer", default=None)
 
-    code_revision()  # now: a commit made while this process trains is not the code that it has loaded
-    for corpus in job.corpora:
-        register(corpus)
-    spec = RunSpec.from_json(json.loads(job.spec))
-    made = record(train(spec, job.engine, job.keep_weights), job.study, job.profile, job.criteria)
-    Store(job.study, Path(job.records) if job.records else None).append(made)
-    return made
+
+@contextlib.contextmanager
+def training_at(where: Place) -> Iterator[None]:
+    """Sweeps inside that name no executor train at this place: studies need not pass it on."""
+    token = _place.set(where)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+@contextlib.contextmanager
+def handed_to(take: Callable[[Work], None]) -> Iterator[None]:
+    """Sweeps inside hand what they have to train to `take`, which stores the records, or raises to end the matter."""
+    token = _trainer.set(take)
+    try:
+        yield
+    finally:
+        _trainer.reset(token)
 
 
 def to_train(
@@ -61,8 +94,8 @@ def to_train(
 ) -> tuple[list[RunSpec], set[str]]:
     """What a sweep has to train, starts before their continuations, and the ids whose final weights must be kept.
 
-    A start whose record is there but whose weights are not on this machine is trained again, if a run to train
-    continues it.
+    A start whose record is there but whose weights are not on this machine, or are damaged, is trained again, if a run
+    to train continues it.
     """
     order: dict[str, RunSpec] = {}
     keep: set[str] = set()
@@ -72,7 +105,8 @@ def to_train(
             return
         if spec.start is not None:
             keep.add(spec.start.id)
-            if fresh or spec.start.id not in records or not checkpoints.folder(spec.start.id, "final").exists():
+            weights = checkpoints.folder(spec.start.id, "final")
+            if fresh or spec.start.id not in records or not checkpoints.usable(weights):
                 need(spec.start)
         order[spec.id] = spec
 
@@ -90,12 +124,15 @@ def sweep(
     engine: Engine | None = None,
     criteria: dict[str, str] | None = None,
     fresh: bool = False,
-    executor: Executor | None = None,
+    executor: Executor | Place | None = None,
     workers: int | None = None,
     records: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Record]:
     """Records of `specs`, training what has none.
+
+    A worker that dies costs its run the time since its last checkpoint: the run is begun again, at most `ATTEMPTS`
+    times. Several sweeps may share records and cache: a run is trained by one of them at a time.
 
     Parameters
     ----------
@@ -107,14 +144,15 @@ def sweep(
         Digests of the claims' criteria in force, written into every new record.
     fresh : bool
         Train everything again, whatever is recorded.
-    executor : concurrent.futures.Executor, optional
-        Where runs are trained; local processes, one a core, by default.
+    executor : concurrent.futures.Executor or Place, optional
+        Where runs are trained; by default the place that `training_at` names, else processes of this machine. Its
+        workers must share the cache folder.
     workers : int, optional
-        Local processes when no executor is given.
+        Runs at a time, when no executor is given.
     records : Path, optional
         Folder of the record files.
     report : callable, optional
-        Takes one line per finished run; standard error by default.
+        Takes one line per finished run; by default a table on a terminal, and lines on standard error elsewhere.
 
     Returns
     -------
@@ -125,99 +163,183 @@ def sweep(
     ------
     SweepError
         Some runs failed. The message names the first; all others were trained and recorded.
+    CptError
+        The cache cannot be written.
     """
     specs, engine = list(specs), engine or Engine()
-    store = Store(study, records)
-    pending, keep = to_train(specs, store.load(), fresh)
-    if fresh:
-        for spec in pending:
-            checkpoints.remove(checkpoints.folder(spec.id, "resume"))
-    report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-    if pending:
-        report(f"{study}/{profile}: {len(pending)} of {len({s.id for s in specs})} runs to train, starts included")
-        folder = str(records) if records else None
-        own = tuple(c for c in registered() if not all(isinstance(source, Wheel) for source in c.sources))
-        jobs = {
-            s.id: Job(s.to_json(), study, profile, engine, s.id in keep, criteria or {}, folder, own) for s in pending
-        }
-        if executor is not None:
-            _drive(pending, jobs, executor, report)
-        else:
-            workers = min(workers or max(1, (os.cpu_count() or 1) // engine.threads), len(pending))
-            # spawn: a forked worker would inherit the thread pools of an initialised torch
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-                try:
-                    _drive(pending, jobs, pool, report)
-                except KeyboardInterrupt:
-                    for process in (pool._processes or {}).values():
-                        process.terminate()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    store = Store(study, (records or records_root()).resolve())
     found = store.load()
+    pending, keep = to_train(specs, found, fresh)
+    if pending:
+        known = {spec.id: found[spec.id].checksum for spec in pending if spec.id in found}
+        work = Work(
+            study, profile, tuple(pending), frozenset(keep), known, engine, criteria or {}, Path(store.root), fresh
+        )
+        if (take := _trainer.get()) is not None:
+            take(work)
+        else:
+            _train(work, executor or _place.get() or Place("local"), workers, report)
+        found = store.load()
     return {s.id: found[s.id] for s in specs}
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when the sweep is killed: an orphan would train on beside the sweep that is started next."""
-    parent = multiprocessing.parent_process()
+def _train(
+    work: Work, executor: Executor | Place, workers: int | None, report: Callable[[str], None] | None
+) -> None:
+    with _lease() as (name, folder), contextlib.ExitStack() as stack:
+        shown = progress(f"{work.study}/{work.profile}", work.study, name, list(work.pending), report)
+        stack.callback(shown.close)
+        continued = {s.start.id for s in work.pending if s.start is not None} & {s.id for s in work.pending}
+        bases = f", {len(continued)} of them starts of others" if continued else ""
+        shown.say(f"{work.study}/{work.profile}: {len(work.pending)} runs to train{bases}")
+        if isinstance(executor, Place):
+            executor = stack.enter_context(opened(executor, work.engine, workers, len(work.pending), folder))
+        drive = _Drive(work, name, executor, shown)
+        try:
+            drive.run()
+        finally:
+            for future in drive.running:  # an executor that is not ours must not go on with them
+                future.cancel()
+            drive.store_missing()
+    if drive.failures:
+        first = next(iter(drive.failures))
+        raise SweepError(
+            f"{len(drive.failures)} of {len(work.pending)} runs failed; first {first}: {drive.failures[first]}"
+        )
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+@contextlib.contextmanager
+def _lease() -> Iterator[tuple[str, Path]]:
+    """The name and folder of this sweep, which its workers look for; gone when it is over, however it ends.
+
+    The process id and where it counts are in the name, so that what a killed sweep left here is found and removed: a
+    worker that still trains for it then stops.
+    """
+    here = _process_space()
+    name = f"{here}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = lease_path(cache_root(), name)
+    try:
+        folder.mkdir(parents=True)
+        for other in folder.parent.glob(f"{here}-*-*"):
+            if not _alive(int(other.name.split("-")[1])):
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError as error:
+        raise CptError(f"cannot write to the cache {cache_root()}: {error.strerror or error}") from error
+    try:
+        yield name, folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cost(spec: RunSpec) -> float:
-    return spec.tokens * training_flops_per_token(spec.model, spec.tokenizer.vocab_size)
+def _process_space() -> str:
+    """Names this boot of this machine, and the name space of its process ids."""
+    parts = [os.uname().nodename]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return digest(parts, 8)
 
 
-def _drive(pending: list[RunSpec], jobs: dict[str, Job], executor: Executor, report: Callable[[str], None]) -> None:
-    waiting = {s.id: s for s in pending}
-    running: dict = {}
-    failures: dict[str, str] = {}
-    total, done, finished, begun = sum(map(_cost, pending)), 0.0, 0, time.monotonic()
-    while waiting or running:
-        for spec in list(waiting.values()):
-            start = spec.start.id if spec.start else None
-            if start in failures:
-                failures[spec.id] = f"its start {start} failed"
-                del waiting[spec.id]
-                report(f"{spec.id} skipped: {failures[spec.id]}")
-            elif start not in waiting and start not in {s.id for s in running.values()}:
-                del waiting[spec.id]
-                try:
-                    running[executor.submit(run_job, jobs[spec.id])] = spec
-                except RuntimeError as error:  # the pool broke when one of its processes was killed
-                    failures[spec.id] = f"{type(error).__name__}: {error}"
-        if not running:
-            continue
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            spec = running.pop(future)
-            done, finished = done + _cost(spec), finished + 1
-            try:
-                made = future.result()
-            except Exception as error:  # noqa: BLE001 - one failed run must not stop the others; all are raised at the end
-                failures[spec.id] = f"{type(error).__name__}: {error}"
-                report(f"[{finished}/{len(pending)}] {spec.id} FAILED {failures[spec.id]}")
-                continue
-            left = (time.monotonic() - begun) * (total / done - 1)
-            report(
-                f"[{finished}/{len(pending)}] {describe(spec)}  {losses(made)}  "
-                f"{made.tokens_per_second:,.0f} tok/s  about {left / 60:.1f} min left"
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class _Drive:
+    """Hands the runs of a sweep to an executor as their starts are there, and takes what comes back."""
+
+    def __init__(self, work: Work, lease: str, executor: Executor, shown: Progress) -> None:
+        self.work, self.executor, self.shown = work, executor, shown
+        own: tuple[Corpus, ...] = tuple(
+            c for c in registered() if not all(isinstance(source, Wheel) for source in c.sources)
+        )
+        cache = str(cache_root().resolve())
+        self.jobs = {
+            spec.id: Job(
+                spec.to_json(), work.study, work.profile, work.engine, spec.id in work.keep, work.criteria,
+                str(work.records), cache, lease, work.known.get(spec.id), work.fresh, False, own,
             )
-    if failures:
-        first = next(iter(failures))
-        raise SweepError(f"{len(failures)} of {len(pending)} runs failed; first {first}: {failures[first]}")
+            for spec in work.pending
+        }  # fmt: skip
+        self.waiting = {spec.id: spec for spec in work.pending}
+        self.running: dict[Future, RunSpec] = {}
+        self.begun = dict.fromkeys(self.waiting, 0)
+        self.made: dict[str, Record] = {}
+        self.failures: dict[str, str] = {}
 
+    def run(self) -> None:
+        while self.waiting or self.running:
+            self._submit()
+            if not self.running:
+                continue
+            for future in wait(self.running, self.shown.interval, FIRST_COMPLETED).done:
+                self._take(self.running.pop(future), future)
+            self.shown.show(list(self.running.values()))
 
-def describe(spec: RunSpec) -> str:
-    """One phrase for a person: id, width, mixture, tokens, seed."""
-    mixture = " ".join(f"{name.split(':')[0]}={weight:.3g}" for name, weight in spec.mixture.parts)
-    return f"{spec.id[:8]} width {spec.model.width} {mixture} {spec.tokens / 1e6:.2f}M tokens seed {spec.seed}"
+    def _submit(self) -> None:
+        under_way = {spec.id for spec in self.running.values()}
+        for spec in list(self.waiting.values()):
+            start = spec.start.id if spec.start else None
+            if start in self.failures:
+                del self.waiting[spec.id]
+                self.failures[spec.id] = f"its start {start} failed"
+                self.shown.failures += 1
+                self.shown.say(f"{spec.id} skipped: {self.failures[spec.id]}")
+            elif start not in self.waiting and start not in under_way:
+                del self.waiting[spec.id]
+                under_way.add(spec.id)
+                try:
+                    self.running[self.executor.submit(run_job, self.jobs[spec.id])] = spec
+                except Exception as error:  # noqa: BLE001 - a broken pool, a scheduler that is gone: by kind of executor
+                    self._lost(spec, error)
 
+    def _take(self, spec: RunSpec, future: Future) -> None:
+        try:
+            outcome: Outcome = future.result()
+        except Exception as error:  # noqa: BLE001 - a failure of the run itself is returned: this is its worker's
+            self._lost(spec, error)
+            return
+        if outcome.kind == "busy":
+            self.shown.say(f"{spec.id} is being trained by another sweep; the others first")
+            self.jobs[spec.id] = replace(self.jobs[spec.id], wait=True)
+            self.waiting[spec.id] = spec
+        elif outcome.kind == "failed":
+            self._fail(spec, outcome.message)
+        else:
+            self.made[spec.id] = outcome.record
+            if outcome.message:
+                self.shown.say(f"{spec.id} was not stored by its worker ({outcome.message}); storing it here")
+                self.store_missing()
+            note = "trained by another sweep" if outcome.kind == "recorded" else ""
+            self.shown.finished(spec, outcome.record, note)
 
-def losses(made: Record) -> str:
-    """Final validation losses, nats per token."""
-    names = sorted({e["corpus"].split(":")[0] for e in made.evaluations})
-    return " ".join(f"{name} {made.final_loss(name):.3f}" for name in names)
+    def store_missing(self) -> None:
+        """Store what came back and is not in the store: a worker's disk was full, or its folder another one."""
+        store = Store(self.work.study, self.work.records)
+        stored = store.load() if self.made else {}
+        missing = [r for r in self.made.values() if r.id not in stored or stored[r.id].checksum != r.checksum]
+        if missing:
+            store.append(*missing)
+
+    def _lost(self, spec: RunSpec, error: Exception) -> None:
+        """The worker of a run died, or could not be reached."""
+        self.begun[spec.id] += 1
+        line = (str(error).splitlines() or [""])[0]
+        why = f"{type(error).__name__}: {line}" if line else type(error).__name__
+        if self.begun[spec.id] < ATTEMPTS:
+            self.shown.say(f"{spec.id} lost its worker ({why}); begun again from its last checkpoint")
+            # what it has done so far is its own, also in a sweep that trains anew
+            self.jobs[spec.id] = replace(self.jobs[spec.id], fresh=False)
+            self.waiting = {spec.id: spec} | self.waiting
+        else:
+            need = f"if memory ran out: it needs about {needed_bytes(spec) / GIB:.2g} GiB"
+            self._fail(spec, f"lost its worker {ATTEMPTS} times ({why}); {need}")
+
+    def _fail(self, spec: RunSpec, why: str) -> None:
+        self.failures[spec.id] = why
+        self.shown.failed(spec, why)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from cptlib.errors import CptError
+from cptlib.runs.progress import describe
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
-from cptlib.runs.sweep import describe, sweep
+from cptlib.runs.sweep import sweep
 from cptlib.runs.train import Engine
 
 PLATFORM_SPREAD = 2e-3
