@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from cptlib.laws import chinchilla, cross_domain, dcpt  # noqa: F401  (they register their laws)
+from cptlib.laws import (  # noqa: F401  (they register their laws)
+    bimix,
+    chinchilla,
+    cross_domain,
+    crosslingual,
+    data_mixing,
+    dcpt,
+    forgetting,
+    frontier,
+    transfer,
+)
 from cptlib.laws.base import COLUMNS, LAWS, Column, Law, Parameter, law, register
 from cptlib.laws.fit import fit
 from cptlib.laws.result import FitResult, FitStatus, Prediction

@@ -119,8 +119,8 @@ class Law:
         asked, a dict of derivatives name -> (S, n).
     units : dict
         Parameter -> (column, exponent): with the column divided by s the parameter is divided by s**exponent, where
-        exponent is a number or the name of another parameter; or a tuple of such pairs. Columns named here are
-        rescaled by the solver.
+        exponent is a number, the name of another parameter, or that name after a minus sign; or a tuple of such pairs.
+        Columns named here are rescaled by the solver.
     fold : callable, optional
         `fold(column, value)` -> Fold, for columns that may have a single value in the data.
     link : callable, optional
@@ -144,6 +144,12 @@ class Law:
         Arrays (n, ...), rows first, that `evaluate` finds in `x` besides the columns.
     features : callable, optional
         `features(frame)` -> {name: array (n, ...)} for them, from a frame with the law's columns.
+    identify : callable, optional
+        `identify(x)` -> tuple of Fold: what the form or these data leave undetermined besides single-valued columns.
+    check : callable, optional
+        `check(x)` raises `CptError` for values of the columns that the law does not allow.
+    target : str
+        The column it predicts unless another is named.
     """
 
     name: str
@@ -164,6 +170,9 @@ class Law:
     specialise: Callable[[tuple[str, ...]], Law] | None = None
     feature_names: tuple[str, ...] = ()
     features: Callable[[pd.DataFrame], Batch] | None = None
+    identify: Callable[[Batch], tuple[Fold, ...]] | None = None
+    check: Callable[[Batch], None] | None = None
+    target: str = "loss"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -254,23 +263,29 @@ class Law:
         return jac[0] if P.ndim == 1 else jac
 
     @property
-    def unit_rules(self) -> tuple[tuple[str, str, float | str], ...]:
-        """Parameter, column and exponent, for every column on whose unit a parameter depends."""
+    def unit_rules(self) -> tuple[tuple[str, str, float | str, float], ...]:
+        """Parameter, column, exponent and its sign, for every column on whose unit a parameter depends."""
         pairs = {name: (rule,) if isinstance(rule[0], str) else rule for name, rule in self.units.items()}
-        return tuple((name, column, exponent) for name, rules in pairs.items() for column, exponent in rules)
+        return tuple(
+            (name, column, power.removeprefix("-"), -1.0 if power.startswith("-") else 1.0)
+            if isinstance(power, str)
+            else (name, column, power, 1.0)
+            for name, rules in pairs.items()
+            for column, power in rules
+        )
 
     @property
     def scaled_columns(self) -> tuple[str, ...]:
         """Columns whose unit some parameter depends on."""
-        return tuple(dict.fromkeys(column for _, column, _ in self.unit_rules))
+        return tuple(dict.fromkeys(column for _, column, _, _ in self.unit_rules))
 
     def rescale(self, P: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
         """Parameters for columns divided by `scale` (column -> factor); P of shape (..., p)."""
         out = np.array(P, dtype=float)
-        for name, column, exponent in self.unit_rules:
+        for name, column, exponent, sign in self.unit_rules:
             if column in scale:
                 power = out[..., self.names.index(exponent)] if isinstance(exponent, str) else exponent
-                out[..., self.names.index(name)] *= np.exp(-np.log(scale[column]) * power)
+                out[..., self.names.index(name)] *= np.exp(-np.log(scale[column]) * sign * power)
         return out
 
 

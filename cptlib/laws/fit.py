@@ -39,6 +39,8 @@ def prepare(
     scaled = {name: values / scale.get(name, 1.0) for name, values in x.items()}
     single = tuple(name for name in model.columns if np.ptp(x[name]) <= 1e-12 * np.abs(x[name]).max())
     folds = tuple(model.fold(name, float(x[name][0])) for name in single) if model.fold else ()
+    if model.identify is not None:
+        folds += model.identify(x)
     fixed = {name: value for fold in folds for name, value in fold.fixed.items()}
     if held:
         fixed = {**fixed, **_in_scale(model, held, scale)}
@@ -57,7 +59,7 @@ def _in_scale(model: Law, held: dict[str, float], scale: dict[str, float]) -> di
         rule = model.parameter(name)
         if not (np.isfinite(value) and rule.lower <= value <= rule.upper):
             raise CptError(f"fixed {name} = {value:g} is not allowed; it must be in [{rule.lower:g}, {rule.upper:g}]")
-    for name, _, exponent in model.unit_rules:
+    for name, _, exponent, _ in model.unit_rules:
         if name in held and isinstance(exponent, str) and exponent not in held:
             raise CptError(f"{name} can be fixed only together with {exponent}, on which its unit depends")
     vector = model.rescale(np.array([held.get(name, 0.0) for name in model.names]), scale)
@@ -163,7 +165,7 @@ def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0)
 def fit(
     model: str | Law,
     frame: pd.DataFrame,
-    target: str = "loss",
+    target: str | None = None,
     holdout=None,
     bootstrap: int = 0,
     cluster: str = "run",
@@ -180,8 +182,8 @@ def fit(
     frame : DataFrame
         The law's columns and the target; raw counts for N and D are best. Laws of learning-rate schedules also take
         histories (`cptlib.laws.annealing.areas`), where rows without a loss are history only.
-    target : str
-        Column of losses, all above 0.
+    target : str, optional
+        Column of losses, all above 0; by default the law's own target, which is "loss" for most.
     holdout : str or bool array, optional
         Rows kept out of the fit and scored: a pandas query such as "r == 0.5", or a mask.
     bootstrap : int
@@ -202,6 +204,7 @@ def fit(
 
     begun = time.perf_counter()
     model = law(model)
+    target = model.target if target is None else target
     if len(frame) == 0:
         raise CptError("the data have no rows")
     model = model.specialised(frame.columns)
@@ -267,6 +270,7 @@ def fit(
     if "eps" in at_bounds and q[names.index("eps")] > 1:
         notes.append("the mixture term is exponential in r over these data: C, gamma and eps mean nothing one by one")
 
+    held_fixed = tuple(name for name in model.names if name in problem.fixed and name not in folded)
     vector = prepared.restore(q[None])[0]
     scores = Scores.of(model.predict(vector, inner), y[~out])
     held = None
@@ -286,7 +290,7 @@ def fit(
     return FitResult(
         law=model,
         params={name: None if name in folded else float(v) for name, v in zip(model.names, vector, strict=True)},
-        intervals=intervals_of(model, draws, folded, level),
+        intervals=intervals_of(model, draws, (*folded, *held_fixed), level),
         status=status,
         at_bounds=at_bounds,
         n=n,
@@ -299,6 +303,7 @@ def fit(
         heldout=held,
         notes=tuple(notes),
         folded=folded,
+        fixed=held_fixed,
         fitted_range={name: (float(inner[name].min()), float(inner[name].max())) for name in model.columns},
         vector=vector,
         covariance=_natural_covariance(prepared, q, covariance, bound),

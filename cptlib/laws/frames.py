@@ -62,6 +62,8 @@ def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: 
     allowed = "a finite number"
     if not bad.any():
         allowed = f"in [{lower:g}, {upper:g}]" if np.isfinite(lower) else "a finite number"
+        if (lower, upper) == (0, 1):
+            allowed += " (a share; divide percentages by 100)"
         bad = (values < lower) | (values > upper)
         if positive:
             allowed, bad = "above 0", values <= 0
@@ -96,6 +98,8 @@ def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> 
             _check(x[name], name, -np.inf, np.inf, False)
         else:
             _check(x[name], name, rule.lower, rule.upper, rule.positive)
+    if law.check is not None:
+        law.check(x)
     if law.features is not None:
         x |= law.features(frame)
     return x, None if target is None else read_target(frame, target)

@@ -66,9 +66,9 @@ class FitResult:
     """A fitted law.
 
     `objective` is the sum over points of Huber (delta 1e-3) on log loss, `huber` its mean. `params` holds None for
-    parameters the data say nothing about (`folded`). `vector` and `draws` hold all parameters, for prediction.
-    `covariance` (p, p) is in the order of the law's parameters, NaN for those folded or at a bound; it is a local
-    approximation, the bootstrap intervals come first.
+    parameters the data say nothing about (`folded`); those in `fixed` were given and have no interval. `vector` and
+    `draws` hold all parameters, for prediction. `covariance` (p, p) is in the order of the law's parameters, NaN for
+    those folded or at a bound; it is a local approximation, the bootstrap intervals come first.
     """
 
     law: Law
@@ -93,6 +93,7 @@ class FitResult:
     optima: np.ndarray | None = field(default=None, repr=False)  # distinct local optima, best first (k, p)
     target: str = "loss"
     level: float = 0.95
+    fixed: tuple[str, ...] = ()
 
     def predict(self, frame) -> Prediction:
         """Predict for the rows of `frame`, and mark those outside the fitted range.
@@ -130,12 +131,12 @@ class FitResult:
         covariance = None
         if self.covariance is not None:
             J = np.eye(len(vector))
-            for name, column, exponent in self.law.unit_rules:
+            for name, column, exponent, sign in self.law.unit_rules:
                 if column in scale:
                     i = self.law.names.index(name)
                     J[i, i] = vector[i] / self.vector[i] if self.vector[i] else 1.0
                     if isinstance(exponent, str):
-                        J[i, self.law.names.index(exponent)] = -vector[i] * np.log(scale[column])
+                        J[i, self.law.names.index(exponent)] = -vector[i] * np.log(scale[column]) * sign
             known = np.isfinite(np.diag(self.covariance))
             covariance = np.full_like(self.covariance, np.nan)
             sub = np.ix_(known, known)
@@ -152,7 +153,7 @@ class FitResult:
             params={
                 k: None if self.params[k] is None else float(v) for k, v in zip(self.law.names, vector, strict=True)
             },
-            intervals=intervals_of(self.law, draws, self.folded, self.level),
+            intervals=intervals_of(self.law, draws, (*self.folded, *self.fixed), self.level),
         )
 
     def to_json(self, draws: bool = False) -> dict:
@@ -187,6 +188,7 @@ class FitResult:
             "aic_likelihood": LIKELIHOOD,
             "at_bounds": list(self.at_bounds),
             "folded": list(self.folded),
+            "fixed": list(self.fixed),
             "fitted_range": {name: list(limits) for name, limits in self.fitted_range.items()},
             "target": self.target,
             "level": self.level,
@@ -231,6 +233,7 @@ class FitResult:
                 seconds=value["seconds"],
                 notes=tuple(value["notes"]),
                 folded=tuple(value["folded"]),
+                fixed=tuple(value.get("fixed", ())),
                 heldout=None
                 if held is None
                 else HeldOut(held["n"], held["r2"], held["mre"], held["huber"], held["expr"]),

@@ -242,8 +242,9 @@ def _solve_linear(problem: Problem, q: np.ndarray, linear: list[int], lower: np.
     P, M = problem.natural(q, jacobian=True)
     value, J = problem.law.batch(P, problem.x, jacobian=True)
     inverse = np.exp(-problem.log_y)
-    basis = np.matmul(J, M[:, :, linear]) * inverse[None, :, None]  # (S, n, k)
-    rest = 1.0 - value * inverse
+    with np.errstate(invalid="ignore"):  # a start without a finite loss is weeded out below
+        basis = np.matmul(J, M[:, :, linear]) * inverse[None, :, None]  # (S, n, k)
+        rest = 1.0 - value * inverse
     good = np.isfinite(basis).all(axis=(1, 2)) & np.isfinite(rest).all(axis=1)
     basis, rest = np.where(good[:, None, None], basis, 0.0), np.where(good[:, None], rest, 0.0)
     G = np.matmul(basis.transpose(0, 2, 1), basis)

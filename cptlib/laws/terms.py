@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -30,6 +30,20 @@ def power(coefficient: str, column: str, exponent: str) -> Term:
         shape = np.exp(-p[exponent] * log)
         value = p[coefficient] * shape
         return value, {coefficient: shape, exponent: -value * log} if jacobian else {}
+
+    return term
+
+
+def joint_power(coefficient: str, exponents: Mapping[str, str]) -> Term:
+    """`B / (D^beta N^gamma)`: `exponents` is column -> exponent."""
+
+    def term(p, x, jacobian):
+        logs = {exponent: np.log(x[column]) for column, exponent in exponents.items()}
+        shape = np.exp(-sum(p[exponent] * log for exponent, log in logs.items()))
+        value = p[coefficient] * shape
+        if not jacobian:
+            return value, {}
+        return value, {coefficient: shape, **{exponent: -value * log for exponent, log in logs.items()}}
 
     return term
 
