@@ -11,7 +11,7 @@ from cptlib.laws import law
 from cptlib.laws.fit import fit
 from cptlib.laws.frames import read_columns
 from cptlib.laws.solver import huber
-from cptlib.studies.dcpt import refits
+from cptlib.studies import refits
 from cptlib.studies.dcpt.refits import (
     Fold,
     Sample,
@@ -21,9 +21,9 @@ from cptlib.studies.dcpt.refits import (
     permuted_predictions,
     predictions,
     r_squared,
-    weighted_fits,
 )
 from cptlib.studies.dcpt.tables import points
+from cptlib.studies.refits import weighted_fits
 
 GRID = worlds.a_grid()
 L3 = law("dcpt-l3")

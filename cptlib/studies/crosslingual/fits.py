@@ -15,7 +15,7 @@ from cptlib.laws.frames import read_columns
 from cptlib.laws.solver import descend, starting_points
 from cptlib.studies.crosslingual.savings import EIGHTH
 from cptlib.studies.crosslingual.tables import Clusters
-from cptlib.studies.dcpt.refits import STEPS, weighted_fits
+from cptlib.studies.refits import STEPS, weighted_fits
 
 STARTS = 128
 SCRATCH, CPT = "chinchilla", "crosslingual"

@@ -15,7 +15,6 @@ from cptlib.laws.frames import read_columns
 from cptlib.laws.solver import descend, starting_points
 from cptlib.studies.dcpt.plans import FITTED_POINTS
 from cptlib.studies.dcpt.refits import (
-    STEPS,
     Fold,
     Sample,
     folds,
@@ -29,6 +28,7 @@ from cptlib.studies.dcpt.refits import (
 from cptlib.studies.dcpt.tables import points
 from cptlib.studies.evidence import Evidence, percent
 from cptlib.studies.parallel import spread
+from cptlib.studies.refits import STEPS
 
 FORMS = ("dcpt-l1", "dcpt-l2", "dcpt-l3", "dcpt-l4", "dcpt-l5", "dcpt-l6", "dcpt-l7")
 HELD_OUT = ("ratio", "size", "tokens")

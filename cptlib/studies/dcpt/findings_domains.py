@@ -15,9 +15,9 @@ from cptlib.laws.frames import read_columns
 from cptlib.laws.terms import power, ratio_power, shifted_power, total
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.plans import FITTED_POINTS
-from cptlib.studies.dcpt.refits import weighted_fits
 from cptlib.studies.dcpt.tables import learnability, points
 from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.refits import weighted_fits
 
 DEFINITIONS = ("k1", "k2", "k3", "k4")
 
