@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
-from cptlib.errors import CptError
 from cptlib.files import project_root
 from cptlib.studies.dynamics.grid import Grid
+from cptlib.studies.parameters import made, named
 
 NAME = "dynamics"
 CLAIMS = "book/claims/dynamics.yml"
-PARAMETERS = frozenset(field.name for field in fields(Grid))
+PARAMETERS = named(Grid)
 
 
 def grid(parameters: Mapping) -> Grid:
     """The study's parameters from a profile's section or a notebook's parameters cell; `fresh` is no part of them."""
-    values = {name: value for name, value in parameters.items() if name != "fresh"}
-    if extra := sorted(set(values) - PARAMETERS):
-        raise CptError(
-            f"profile section {NAME!r}: unknown parameter {extra[0]!r}; allowed: {', '.join(sorted(PARAMETERS))}"
-        )
-    if missing := sorted(PARAMETERS - set(values)):
-        raise CptError(f"profile section {NAME!r}: parameter {missing[0]!r} is missing")
-    return Grid(**values)
+    return made(Grid, NAME, parameters)
 
 
 def recorded() -> dict:
@@ -31,3 +23,25 @@ def recorded() -> dict:
     from cptlib.runs.store import Store
 
     return Store(NAME).load()
+
+
+def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
+    """Records of all runs of the study: the fixed grid, then the runs at the values that fits to it plan.
+
+    Runs without a record are trained; with `fresh` all are.
+    """
+    from cptlib.evidence.registry import claims_digest
+    from cptlib.runs.sweep import sweep
+    from cptlib.runs.train import Engine
+    from cptlib.studies.dynamics.plans import planned
+
+    options = {
+        "fresh": fresh,
+        "workers": workers,
+        "engine": engine or Engine(),
+        "report": report,
+        "criteria": claims_digest(project_root() / CLAIMS),
+    }
+    records = sweep(grid.fixed(), NAME, grid.profile, **options)
+    later = [spec for spec in planned(grid, records) if spec.id not in records]
+    return records | sweep(later, NAME, grid.profile, **options)

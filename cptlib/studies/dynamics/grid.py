@@ -62,7 +62,7 @@ class Grid:
         Validation tokens a corpus; evaluations along a run that is fitted as a curve, and along one scored on
         many corpora; tokens at the first.
     memory : float
-        Steps over which annealing is remembered, as a share of the steps of pre-training: lambda = 1 - 1/(memory steps).
+        Steps over which annealing is remembered, as a share of those of pre-training: lambda = 1 - 1/(memory steps).
     goals : tuple of float
         Weights lambda_1 of the general loss in the goals that are planned for and checked by training.
     """
@@ -156,7 +156,7 @@ class Grid:
         """Warm-up as a fraction of the run such that it lasts `steps`."""
         return min(steps, total // 2) / total
 
-    # --- pre-training ------------------------------------------------------------------------------------------------
+    # --- pre-training ---
 
     def base(
         self,
@@ -194,7 +194,7 @@ class Grid:
             ),
         )
 
-    # --- continued pre-training --------------------------------------------------------------------------------------
+    # --- continued pre-training ---
 
     def cpt(
         self,
@@ -256,13 +256,13 @@ class Grid:
         )
 
     def evaluation_points(self, tokens: int, batch_tokens: int, count: int) -> tuple[int, ...]:
-        """Token counts at which a continued run is scored: even in the logarithm, every eighth, and where others end."""
+        """Token counts at which a continued run is scored: even in the logarithm, eighths, and where others end."""
         batch = max(batch_tokens, self.batch_tokens)
         even = log_points(max(self.first_point, batch), tokens, count, batch)
         eighths = [k * self.long_tokens // LENGTHS[-1] for k in LENGTHS]
         return tuple(sorted({*even, *(t for t in (*eighths, self.cpt_tokens) if t <= tokens and t % batch == 0)}))
 
-    # --- arms; every one is one run a seed -----------------------------------------------------------------------------
+    # --- arms; every one is one run a seed ---
 
     def arms(self, seed: int) -> dict[str, RunSpec]:
         """Every continued run of a seed that does not depend on a fit, by name."""
@@ -323,7 +323,7 @@ class Grid:
         """Every run that does not depend on a fit, each once, seed by seed."""
         return list({spec.id: spec for seed in self.seeds for spec in self.arms(seed).values()}.values())
 
-    # --- runs at planned values ------------------------------------------------------------------------------------------
+    # --- runs at planned values ---
 
     def at_peak(self, seed: int, peak: float) -> RunSpec:
         """A cosine run at a planned peak."""
