@@ -104,14 +104,15 @@ def held_fits(rows: Rows, weights: np.ndarray, scratch: np.ndarray, form: str = 
     x, y = read_columns(model, rows.frame, "loss")
     found, start = [], None
     for w, values in zip(weights, scratch, strict=True):
-        made = prepare(model, x, y, held=_held(values, form))
+        made = prepare(model, x, y, held=held(values, form))
         if start is None:
             start = _best(made, w)
         found.append(made.restore(descend(made.problem, start, w[None], STEPS, newton=False, rtol=1e-8).q)[0])
     return np.stack(found)
 
 
-def _held(scratch: np.ndarray, form: str) -> dict[str, float]:
+def held(scratch: np.ndarray, form: str = "extended") -> dict[str, float]:
+    """What a frozen form holds fixed, from the parameters of a scratch fit."""
     names = law(SCRATCH).names
     return {name: float(scratch[names.index(name)]) for name in FROZEN} | FORMS[form]
 
