@@ -17,13 +17,12 @@ from cptlib.studies.dcpt.refits import (
     Sample,
     folds,
     mean_relative_error,
-    per_run_power_law,
     permuted_predictions,
     predictions,
     r_squared,
 )
 from cptlib.studies.dcpt.tables import points
-from cptlib.studies.refits import weighted_fits
+from cptlib.studies.refits import per_run_power_law, weighted_fits
 
 GRID = worlds.a_grid()
 L3 = law("dcpt-l3")

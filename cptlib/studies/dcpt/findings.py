@@ -19,7 +19,6 @@ from cptlib.studies.dcpt.refits import (
     Sample,
     folds,
     mean_relative_error,
-    per_run_power_law,
     permuted_predictions,
     predictions,
     r_squared,
@@ -28,7 +27,7 @@ from cptlib.studies.dcpt.refits import (
 from cptlib.studies.dcpt.tables import points
 from cptlib.studies.evidence import Evidence, percent
 from cptlib.studies.parallel import spread
-from cptlib.studies.refits import STEPS
+from cptlib.studies.refits import STEPS, per_run_power_law
 
 FORMS = ("dcpt-l1", "dcpt-l2", "dcpt-l3", "dcpt-l4", "dcpt-l5", "dcpt-l6", "dcpt-l7")
 HELD_OUT = ("ratio", "size", "tokens")

@@ -119,35 +119,6 @@ def vectors(name: str, sample: Sample, parts: list[Fold]) -> np.ndarray:
     return weighted_fits(law(name), x, y, np.concatenate([sample.weights * fold.train for fold in parts]))
 
 
-def per_run_power_law(frame: pd.DataFrame, train: np.ndarray) -> np.ndarray:
-    """Losses predicted by E + B/D^beta fitted to the training rows of each single run, shape (rows,).
-
-    Least squares, beta from a grid of 120 values between 0.02 and 4: E and B are then linear, all runs at once.
-    """
-    runs = pd.factorize(frame["run"])[0]
-    d, y, w = frame["D"].to_numpy(float), frame["loss"].to_numpy(), train.astype(float)
-    d = d / d.max()
-    count = runs.max() + 1
-
-    def total(values):
-        return np.bincount(runs, values * w, minlength=count)
-
-    best = np.full(count, np.inf), np.zeros(count), np.zeros(count), np.ones(count)
-    for beta in np.geomspace(0.02, 4, 120):
-        z = d**-beta
-        n, sz, sy, szz, szy = total(np.ones_like(z)), total(z), total(y), total(z * z), total(z * y)
-        slope = np.maximum((n * szy - sz * sy) / np.maximum(n * szz - sz * sz, 1e-300), 0)
-        level = (sy - slope * sz) / n
-        error = total((y - level[runs] - slope[runs] * z) ** 2)
-        better = error < best[0]
-        best = tuple(
-            np.where(better, new, old)
-            for new, old in zip((error, level, slope, np.full(count, beta)), best, strict=True)
-        )
-    _, level, slope, beta = best
-    return level[runs] + slope[runs] * d ** -beta[runs]
-
-
 def mean_relative_error(predicted: np.ndarray, sample: Sample, parts: list[Fold]) -> np.ndarray:
     """MRE over the scored rows of all folds together, in percent, for every replicate.
 

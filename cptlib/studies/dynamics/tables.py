@@ -1,0 +1,197 @@
+"""From the chapter's records to loss curves with the learning-rate areas that the laws read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from cptlib.errors import CptError
+from cptlib.laws.annealing import annealing_area, counted_at_maximum, forward_area
+from cptlib.runs.schedule import curve
+from cptlib.runs.spec import RunSpec
+from cptlib.runs.store import Record, evaluations_frame
+from cptlib.studies.dynamics.grid import Grid
+
+AREAS = ("S1p", "S2p", "S1c", "S2c")
+PAPER_DECAY = 0.999
+
+
+def curves(grid: Grid, records: Mapping[str, Record], decay: float | None = None) -> pd.DataFrame:
+    """Every continued run of the fixed grid, one row an evaluation, the switch included.
+
+    Parameters
+    ----------
+    grid : Grid
+    records : mapping
+        Spec id to record.
+    decay : float, optional
+        lambda of the annealing area; by default the grid's.
+
+    Returns
+    -------
+    DataFrame
+        `arm` (name in `grid.arms`), and what `rows` gives.
+    """
+    parts = []
+    for seed in grid.seeds:
+        for arm, spec in grid.arms(seed).items():
+            parts.append(rows(grid, spec, records, decay).assign(arm=arm))
+    return pd.concat(parts, ignore_index=True)
+
+
+def rows(grid: Grid, spec: RunSpec, records: Mapping[str, Record], decay: float | None = None) -> pd.DataFrame:
+    """One run, a row an evaluation.
+
+    Returns
+    -------
+    DataFrame
+        `run, base, seed, width, N`; `stage` ("pt", "cpt"); `start` (tokens of pre-training), `potential`, `peak`;
+        `domain` (of a twin on general text: the main one), `r_pt` and `r_cpt` (shares of general text and of the
+        domain), `batch`; `D` and `step` since the stage began; the areas `S1p, S2p, S1c, S2c`; `loss_<corpus>`,
+        `general` and `domain_loss`, nats per token.
+    """
+    if spec.id not in records:
+        raise CptError(f"run {spec.id} has no record; `cptlib sweep dynamics --profile {grid.profile}` trains it")
+    record, base = records[spec.id], spec.start or spec
+    continued = spec.start is not None
+    wide = evaluations_frame([record]).pivot(index="step", columns="corpus", values="loss").sort_index()
+    weights = {identity.split(":")[0]: weight for identity, weight in spec.mixture.parts}
+    trained = [name for name in weights if name != grid.general]
+    domain = trained[0] if continued and trained else grid.domain
+    made = pd.DataFrame(
+        {
+            "run": spec.id,
+            "base": base.id,
+            "seed": spec.seed,
+            "width": spec.model.width,
+            "N": record.model_params,
+            "stage": "cpt" if continued else "pt",
+            "start": base.tokens,
+            "potential": base.schedule.final,
+            "peak": spec.schedule.peak,
+            "domain": domain,
+            "r_pt": weights.get(grid.general, 0.0),
+            "r_cpt": weights.get(domain, 0.0),
+            "batch": spec.batch_tokens,
+            "D": wide.index * spec.batch_tokens,
+            "step": wide.index,
+            **areas(
+                records[base.id].lr,
+                record.lr if continued else None,
+                grid.decay if decay is None else decay,
+                wide.index.to_numpy(),
+            ),
+        }
+    )
+    made = pd.concat([made, wide.add_prefix("loss_").reset_index(drop=True)], axis=1)
+    return made.assign(general=made[f"loss_{grid.general}"], domain_loss=made.get(f"loss_{domain}", np.nan))
+
+
+def areas(pt: np.ndarray, cpt: np.ndarray | None, decay: float, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """The areas after each of `steps` of pre-training, or of continued pre-training where `cpt` is given.
+
+    The warm-up of pre-training counts at the rate it rises to; whatever the rate does after that counts as it was.
+
+    Parameters
+    ----------
+    pt, cpt : arrays (steps of the stage,)
+        Learning rate of every step.
+    decay : float
+        lambda of the annealing area.
+    steps : array of int
+    """
+    pt = counted_at_maximum(np.append(0.0, np.asarray(pt, dtype=float)))[1:]
+    S1p, S2p = (np.append(0.0, area) for area in (forward_area(pt), annealing_area(pt, pt[0], decay)))
+    if cpt is None:
+        zero = np.zeros(len(steps))
+        return dict(zip(AREAS, (S1p[steps], S2p[steps], zero, zero), strict=True))
+    cpt, ones = np.asarray(cpt, dtype=float), np.ones(len(steps))
+    S1c, S2c = (np.append(0.0, area) for area in (forward_area(cpt), annealing_area(cpt, pt[-1], decay)))
+    return dict(zip(AREAS, (S1p[-1] * ones, S2p[-1] * ones, S1c[steps], S2c[steps]), strict=True))
+
+
+def planned_areas(spec: RunSpec, decay: float) -> dict[str, float]:
+    """The areas at the end of a continued run that need not have been trained, from its schedules."""
+    lr = [curve(part.schedule, part.steps) for part in (spec.start, spec)]
+    return {name: float(values[0]) for name, values in areas(*lr, decay, np.array([spec.steps])).items()}
+
+
+def pretraining(
+    grid: Grid,
+    records: Mapping[str, Record],
+    bases: Iterable[RunSpec],
+    decay: float | None = None,
+) -> pd.DataFrame:
+    """Pre-training curves after the warm-up, in the columns of `curves`; `arm` is "pre-training"."""
+    parts = [rows(grid, base, records, decay).assign(arm="pre-training") for base in bases]
+    made = pd.concat(parts, ignore_index=True)
+    return made[made["step"] > grid.warmup_steps].reset_index(drop=True)
+
+
+def fitted_bases(grid: Grid, width: int | None = None) -> list[RunSpec]:
+    """The bases whose pre-training curves enter fits: the longest un-annealed one and the annealed ones.
+
+    Of a size other than the main one there is a single base.
+    """
+    if width is not None and width != grid.width:
+        return [grid.base(seed, width=width) for seed in grid.seeds]
+    longest = max(grid.starts)
+    return [
+        base
+        for seed in grid.seeds
+        for base in (
+            grid.base(seed, tokens=longest),
+            *(grid.base(seed, potential) for potential in grid.potentials if potential < 1),
+        )
+    ]
+
+
+def points(table: pd.DataFrame, loss: str) -> pd.DataFrame:
+    """Rows with a loss, in the columns of the laws.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `curves` or `pretraining`.
+    loss : str
+        "general", "domain", or the name of a corpus.
+    """
+    column = {"general": "general", "domain": "domain_loss"}.get(loss, f"loss_{loss}")
+    if column not in table:
+        raise CptError(f"no run was scored on {loss!r}")
+    frame = table.assign(loss=table[column])
+    return frame[frame["loss"].notna()].reset_index(drop=True)
+
+
+def by_seed(table: pd.DataFrame, arm: str, column: str, step: int | None = None) -> pd.Series:
+    """A column of an arm by seed, at a step (the last one by default)."""
+    part = table[table["arm"] == arm]
+    if part.empty:
+        raise CptError(f"no arm {arm!r}; there are: {', '.join(sorted(table['arm'].unique()))}")
+    at = part["step"].max() if step is None else step
+    return part[part["step"] == at].set_index("seed")[column].sort_index()
+
+
+def shift(table: pd.DataFrame, arm: str, twin: str, column: str, own: str | None = None) -> pd.DataFrame:
+    """Loss of an arm minus that of its twin at the steps that both were scored at.
+
+    Parameters
+    ----------
+    column : str
+        Column of the arm's loss.
+    own : str, optional
+        Column of the twin's loss, where its name differs.
+
+    Returns
+    -------
+    DataFrame
+        Rows seeds, columns steps.
+    """
+    wide = [
+        table[table["arm"] == name].pivot(index="seed", columns="step", values=values)
+        for name, values in ((arm, column), (twin, own or column))
+    ]
+    both = wide[0].columns.intersection(wide[1].columns)
+    return wide[0][both] - wide[1][both]
