@@ -1,9 +1,10 @@
-"""`cptlib laws`, `cptlib fit` and `cptlib plan`."""
+"""`cptlib laws` and `cptlib fit`; `cptlib plan` is declared in `cptlib.laws.plan_command`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cptlib.errors import CptError
@@ -13,6 +14,8 @@ REPLICATES = 200
 
 def register(subparsers) -> None:
     """Add the subcommands `laws`, `fit` and `plan`; each sets `run`, called with the parsed arguments."""
+    from cptlib.laws.plan_command import register_plan
+
     raw = argparse.RawDescriptionHelpFormatter
     laws = subparsers.add_parser(
         "laws",
@@ -26,17 +29,35 @@ def register(subparsers) -> None:
 
     fit = subparsers.add_parser(
         "fit",
-        help="fit a law to a CSV of losses",
+        help="fit a law to CSV files of losses",
         formatter_class=raw,
         description="Fit a law by the sum over points of Huber (delta 1e-3) on log loss, and say whether to trust it.",
         epilog="example:\n  cptlib fit dcpt-l3 losses.csv --holdout 'r == 0.5' --json\n"
-        "  cptlib fit chinchilla runs.csv --columns N=params,D=tokens --save fit.json",
+        "  cptlib fit chinchilla runs.csv --columns N=params,D=tokens --where 'D > 1e9' --save f.json --plot f.png\n"
+        "  cptlib fit crosslingual cpt.csv --fix E=scratch.json,A=scratch.json,alpha=scratch.json\n"
+        "  cptlib fit data-mixing mixtures.csv --ratios web,code,law --target code_loss\n"
+        "  cptlib fit annealing cosine.csv constant.csv wsd.csv --holdout \"run == 'wsd'\"",
     )
     fit.add_argument("law", metavar="LAW", help="a name that `cptlib laws` lists")
-    fit.add_argument("data", metavar="DATA.csv", help="table with the law's columns (such as N, D, r) and the target")
-    fit.add_argument("--target", default="loss", help="column of losses (default: loss)")
+    fit.add_argument(
+        "data",
+        metavar="DATA.csv",
+        nargs="+",
+        help="tables with the law's columns (such as N, D, r) and the target; of several, each without a column run is "
+        "a run named by its file",
+    )
+    fit.add_argument("--target", help="column that is predicted (default: loss, or what the law predicts)")
     fit.add_argument("--columns", metavar="N=params,D=tokens", help="which columns hold the law's, where names differ")
+    fit.add_argument(
+        "--ratios", metavar="NAME,...", help="columns with the shares of the domains, all others left out (data-mixing)"
+    )
+    fit.add_argument("--where", metavar="EXPR", help='rows that are used at all, such as "N > 1e8 and loss == loss"')
     fit.add_argument("--holdout", metavar="EXPR", help='rows kept out of the fit and scored, such as "r == 0.5"')
+    fit.add_argument(
+        "--fix",
+        metavar="NAME=VALUE,...",
+        help="parameters held at a number, or at their value in a saved fit (NAME=FIT.json)",
+    )
     fit.add_argument(
         "--bootstrap",
         type=int,
@@ -48,58 +69,9 @@ def register(subparsers) -> None:
     fit.add_argument("--seed", type=int, default=0, help="of starting points and resampling (default: 0)")
     fit.add_argument("--json", action="store_true", help="print one JSON object")
     fit.add_argument("--save", metavar="FIT.json", help="write the fit, for `cptlib plan`")
+    fit.add_argument("--plot", metavar="OUT.png", help="draw observed against predicted losses, and the errors")
     fit.set_defaults(run=run_fit)
-
-    plan = subparsers.add_parser(
-        "plan",
-        help="what a fitted law tells you to do",
-        formatter_class=raw,
-        description="Answer a question with fits that `cptlib fit --save` wrote.",
-        epilog="example:\n  cptlib plan ratio --general g.json --domain d.json --N 1.8e9 --D 1e10 "
-        "--tolerance 0.03 --base-loss 2.86",
-    )
-    kinds = plan.add_subparsers(dest="plan", metavar="KIND", required=True)
-    ratio = kinds.add_parser(
-        "ratio",
-        help="largest domain ratio within a tolerance of general loss",
-        formatter_class=raw,
-        epilog="example:\n  cptlib plan ratio --general g.json --domain d.json --N 1.8e9 --D 1e10 "
-        "--tolerance 0.03 --base-loss 2.86",
-    )
-    ratio.add_argument(
-        "--general", required=True, metavar="FIT.json", help="fit of the general loss over its own ratio"
-    )
-    ratio.add_argument("--domain", metavar="FIT.json", help="fit of the domain loss, for the loss to expect")
-    ratio.add_argument("--N", type=float, required=True, help="model parameters, in the unit of the fits")
-    ratio.add_argument("--D", type=float, required=True, help="training tokens, in the unit of the fits")
-    ratio.add_argument("--tolerance", type=float, required=True, help="allowed relative rise, such as 0.03")
-    ratio.add_argument("--base-loss", type=float, required=True, help="general loss of the base model, measured")
-    tokens = kinds.add_parser(
-        "domain-tokens",
-        help="best ratio for a domain corpus of limited size",
-        formatter_class=raw,
-        epilog="example:\n  cptlib plan domain-tokens d.json --N 1.8e9 --tokens 5e9",
-    )
-    tokens.add_argument("fit", metavar="FIT.json", help="fit of the domain loss")
-    tokens.add_argument("--N", type=float, required=True, help="model parameters, in the unit of the fit")
-    tokens.add_argument(
-        "--tokens", type=float, required=True, help="tokens of the domain corpus, in the unit of the fit"
-    )
-    compute = kinds.add_parser(
-        "compute",
-        help="model size and tokens for a compute budget of 6 N D",
-        formatter_class=raw,
-        epilog="example:\n  cptlib plan compute fit.json --compute 5e19 --r 0.5",
-    )
-    compute.add_argument("fit", metavar="FIT.json", help="fit of chinchilla or dcpt-l3")
-    compute.add_argument("--compute", type=float, required=True, help="floating-point operations")
-    compute.add_argument("--r", type=float, help="mixture ratio of the corpus whose loss counts (dcpt laws)")
-    compute.add_argument(
-        "--unit", type=float, default=1.0, help="what N and D were counted in, 1e9 for billions (default: 1)"
-    )
-    for parser in (ratio, tokens, compute):
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
-        parser.set_defaults(run=run_plan)
+    register_plan(subparsers)
 
 
 def run_laws(arguments) -> int:
@@ -115,6 +87,7 @@ def run_laws(arguments) -> int:
                         "title": item.title,
                         "formula": item.formula,
                         "columns": list(item.columns),
+                        "target": item.target,
                         "paper": item.paper,
                         "conditions": item.conditions,
                         "parameters": [
@@ -139,11 +112,33 @@ def run_laws(arguments) -> int:
         print(f"{item.name}: {item.title}\n  {item.formula}")
         if item.conditions:
             print(f"  with {item.conditions}")
-        print(f"  columns {', '.join(item.columns)}; {item.paper}")
+        target = "" if item.target == "loss" else f"; target {item.target}"
+        print(f"  columns {', '.join(item.columns)}{target}; {item.paper}")
         for p in item.parameters:
-            upper = "inf" if p.upper == float("inf") else f"{p.upper:g}"
-            print(f"    {p.name:8} {p.lower:g} to {upper:8} [{p.unit}]  {p.meaning}{'; linear' if p.linear else ''}")
+            limits = f"{p.lower:g} to {p.upper:g}"
+            print(f"    {p.name:8} {limits:18} [{p.unit}]  {p.meaning}{'; linear' if p.linear else ''}")
     return 0
+
+
+def _tables(paths: list[str]):
+    """The files as one frame; of several, those without a column run become runs named by their files."""
+    import pandas as pd
+
+    from cptlib.laws.frames import read_table
+
+    frames = [read_table(path) for path in paths]
+    if len(frames) == 1:
+        return frames[0]
+    names = [Path(path).stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(Path(path).with_suffix("")) for path in paths]
+    return pd.concat(
+        [
+            frame if "run" in frame.columns else frame.assign(run=name)
+            for frame, name in zip(frames, names, strict=True)
+        ],
+        ignore_index=True,
+    )
 
 
 def _mapped(frame, mapping: str | None):
@@ -162,17 +157,67 @@ def _mapped(frame, mapping: str | None):
     return frame
 
 
+def _with_ratios(frame, ratios: str | None):
+    """The frame with the columns named in `ratios`, and no others, called `r_` and their name."""
+    if not ratios:
+        return frame
+    names = [name.strip() for name in ratios.split(",") if name.strip()]
+    missing = [name for name in names if name not in frame.columns]
+    if missing or not names:
+        raise CptError(
+            f"--ratios: no column {', '.join(missing) or ratios!r}; found: {', '.join(map(str, frame.columns))}"
+        )
+    shares = {name if name.startswith("r_") else f"r_{name}": frame[name] for name in names}
+    others = [name for name in frame.columns if str(name).startswith("r_")]
+    return frame.drop(columns=others).assign(**shares)
+
+
+def _fixed(text: str | None) -> dict[str, float]:
+    """`E=1.55,A=scratch.json` as parameters and values."""
+    from cptlib.laws.plan_command import load_fit
+
+    out = {}
+    for pair in text.split(",") if text else ():
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if not name or not value:
+            raise CptError(f"--fix: {pair!r} is not of the form NAME=VALUE")
+        try:
+            out[name] = float(value)
+        except ValueError:
+            if not value.endswith(".json"):
+                raise CptError(f"--fix: {name} must be a number or a saved FIT.json, not {value!r}") from None
+            known = load_fit(value).params
+            if known.get(name) is None:
+                raise CptError(
+                    f"--fix: {value} gives no {name}; it gives {', '.join(k for k, v in known.items() if v)}"
+                ) from None
+            out[name] = known[name]
+    return out
+
+
 def run_fit(arguments) -> int:
-    """Fit, print, save."""
+    """Fit, print, save, draw."""
     from cptlib.files import write_text
     from cptlib.laws import fit, law
-    from cptlib.laws.frames import read_table
+    from cptlib.laws.frames import select
 
     if arguments.bootstrap < 0:
         raise CptError(f"--bootstrap must be 0 or more, not {arguments.bootstrap}")
-    model = law(arguments.law)
-    frame = _mapped(read_table(arguments.data), arguments.columns)
+    if arguments.plot and Path(arguments.plot).suffix not in (".png", ".svg"):
+        raise CptError(f"--plot: a figure is saved as .png or .svg, not {arguments.plot}")
+    model, fixed = law(arguments.law), _fixed(arguments.fix)
+    frame = _with_ratios(_mapped(_tables(arguments.data), arguments.columns), arguments.ratios)
+    source = (
+        ", ".join(arguments.data)
+        if len(arguments.data) < 4
+        else f"{arguments.data[0]} and {len(arguments.data) - 1} more"
+    )
     try:
+        if arguments.where:
+            frame = frame[select(frame, arguments.where)].reset_index(drop=True)
+            source += f" where {arguments.where}"
+            if frame.empty:
+                raise CptError("no row is left")
         result = fit(
             model,
             frame,
@@ -181,24 +226,39 @@ def run_fit(arguments) -> int:
             bootstrap=arguments.bootstrap,
             cluster=arguments.cluster,
             seed=arguments.seed,
+            fixed=fixed,
         )
     except CptError as error:
-        raise CptError(f"{arguments.data}: {error}") from error
+        raise CptError(f"{source}: {error}") from error
+    if copies := int(frame.duplicated().sum()):
+        result = replace(result, notes=(*result.notes, f"{copies} rows repeat others exactly, and count again"))
     if arguments.save:
         write_text(arguments.save, json.dumps(result.to_json(draws=True)) + "\n")
+    if arguments.plot:
+        from cptlib.laws.fit_figure import save_fit_figure
+
+        save_fit_figure(result, frame, arguments.plot, arguments.holdout)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1))
         return 0
-    print(f"{model.name}: {model.formula}")
+    _print_fit(result)
+    return 0
+
+
+def _print_fit(result) -> None:
+    print(f"{result.law.name}: {result.law.formula}")
     print(
         f"status {result.status}; {result.n} points; objective {result.objective:.8g}; "
         f"R2 {_number(result.r2)}; mean relative error {100 * result.mre:.3f}%; AIC {result.aic:.1f}; "
         f"{result.seconds:.2f} s"
     )
+    width = max(8, *(len(name) for name in result.params))
     for name, value in result.params.items():
         limits = result.intervals[name]
         interval = f"   95% {limits[0]:.5g} to {limits[1]:.5g}" if limits else ""
-        print(f"  {name:8} {'nothing claimed' if value is None else f'{value:.6g}'}{interval}")
+        if name in result.fixed:
+            interval = "   fixed"
+        print(f"  {name:{width}} {'nothing claimed' if value is None else f'{value:.6g}'}{interval}")
     if result.heldout:
         held = result.heldout
         print(
@@ -206,50 +266,7 @@ def run_fit(arguments) -> int:
         )
     for note in result.notes:
         print(f"note: {note}")
-    return 0
 
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.5f}"
-
-
-def _load(path: str):
-    from cptlib.laws import FitResult
-
-    try:
-        return FitResult.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise CptError(f"cannot read {path}: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CptError(f"{path} is not JSON: {error}") from error
-    except CptError as error:
-        raise CptError(f"{path}: {error}") from error
-
-
-def run_plan(arguments) -> int:
-    """Plan and print."""
-    from cptlib.laws import planning
-
-    if arguments.plan == "ratio":
-        domain = _load(arguments.domain) if arguments.domain else None
-        plan = planning.tradeoff(
-            _load(arguments.general), domain, arguments.N, arguments.D, arguments.tolerance, arguments.base_loss
-        )
-    elif arguments.plan == "domain-tokens":
-        plan = planning.limited_domain(_load(arguments.fit), arguments.N, arguments.tokens)
-    else:
-        plan = planning.compute_optimal(_load(arguments.fit), arguments.compute, arguments.r, arguments.unit)
-    if arguments.json:
-        print(json.dumps(plan.to_json(), indent=1))
-        return 0
-    print(plan.sentence)
-    if plan.interval:
-        print(f"{plan.quantity} {plan.value:.6g}, 95% {plan.interval[0]:.6g} to {plan.interval[1]:.6g}")
-    for label, limits in plan.fitted_range.items():
-        print(
-            f"fitted range ({label}): "
-            + ", ".join(f"{name} {low:.4g} to {high:.4g}" for name, (low, high) in limits.items())
-        )
-    for note in plan.notes:
-        print(f"note: {note}")
-    return 0

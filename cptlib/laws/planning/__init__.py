@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from cptlib.laws.planning.answer import Plan
 from cptlib.laws.planning.compute import allocation, compute_optimal, frontier_of_law, numeric_sizes, optimal_size
+from cptlib.laws.planning.peak_lr import Pretraining, Shape, areas_of_peaks, peak_lr, potential_ladder
 from cptlib.laws.planning.ratio import interior_limit, limited_domain, slope_limited, tradeoff
 from cptlib.laws.planning.replay import least_replay, weighted_replay
 
 __all__ = [
     "Plan",
+    "Pretraining",
+    "Shape",
     "allocation",
+    "areas_of_peaks",
     "compute_optimal",
     "frontier_of_law",
     "interior_limit",
@@ -20,6 +24,8 @@ __all__ = [
     "limited_domain",
     "numeric_sizes",
     "optimal_size",
+    "peak_lr",
+    "potential_ladder",
     "slope_limited",
     "tradeoff",
     "weighted_replay",
