@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cptlib.laws import (  # noqa: F401  (they register their laws)
+    annealing,
     bimix,
     chinchilla,
     cross_domain,
@@ -11,6 +12,7 @@ from cptlib.laws import (  # noqa: F401  (they register their laws)
     dcpt,
     forgetting,
     frontier,
+    multipower,
     transfer,
 )
 from cptlib.laws.base import COLUMNS, LAWS, Column, Law, Parameter, law, register

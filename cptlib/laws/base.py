@@ -143,7 +143,8 @@ class Law:
     feature_names : tuple of str
         Arrays (n, ...), rows first, that `evaluate` finds in `x` besides the columns.
     features : callable, optional
-        `features(frame)` -> {name: array (n, ...)} for them, from a frame with the law's columns.
+        `features(frame, rows)` -> {name: array (len(rows), ...)} for them, from a frame with the law's columns: those
+        of the rows (positions) named, while all rows say what the schedule was.
     identify : callable, optional
         `identify(x)` -> tuple of Fold: what the form or these data leave undetermined besides single-valued columns.
     check : callable, optional
@@ -169,7 +170,7 @@ class Law:
     derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     specialise: Callable[[tuple[str, ...]], Law] | None = None
     feature_names: tuple[str, ...] = ()
-    features: Callable[[pd.DataFrame], Batch] | None = None
+    features: Callable[[pd.DataFrame, np.ndarray], Batch] | None = None
     identify: Callable[[Batch], tuple[Fold, ...]] | None = None
     check: Callable[[Batch], None] | None = None
     target: str = "loss"

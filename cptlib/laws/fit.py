@@ -10,7 +10,7 @@ import pandas as pd
 
 from cptlib.errors import CptError
 from cptlib.laws.base import Context, Fold, Law, law
-from cptlib.laws.frames import measured, read_columns, read_target, select, unread
+from cptlib.laws.frames import measured, read_columns, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
 from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
 
@@ -214,11 +214,9 @@ def fit(
         raise CptError(f"column {target} has no value in any of the {len(rows)} rows")
     if not rows.all():
         notes.append(f"{int((~rows).sum())} rows without {target} serve as learning-rate history only")
-    x, y = read_columns(model, frame, target if rows.all() else None)
     frame = model.completed(frame)
-    if y is None:
-        frame, x = frame[rows], {name: values[rows] for name, values in x.items()}
-        y = read_target(frame, target)
+    x, y = read_columns(model, frame, target, rows)
+    frame = frame[rows]
     out, expression = _rows_kept_out(frame, holdout)
     if out.any() and out.all():
         raise CptError(f"holdout {expression or 'mask'!r} keeps out all {len(out)} rows")

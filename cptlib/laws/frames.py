@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.errors import CptError
-from cptlib.laws.base import COLUMNS, Batch, Law
+from cptlib.laws.base import COLUMNS, Batch, Column, Law
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -57,25 +57,28 @@ def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
         raise CptError(f"column {name}, row {row + 1}: {column.iloc[row]!r} is not a number") from None
 
 
-def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: bool) -> None:
-    bad = ~np.isfinite(values)
+def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: bool, rows: np.ndarray) -> None:
+    bad = rows & ~np.isfinite(values)
     allowed = "a finite number"
     if not bad.any():
         allowed = f"in [{lower:g}, {upper:g}]" if np.isfinite(lower) else "a finite number"
         if (lower, upper) == (0, 1):
             allowed += " (a share; divide percentages by 100)"
-        bad = (values < lower) | (values > upper)
+        bad = rows & ((values < lower) | (values > upper))
         if positive:
-            allowed, bad = "above 0", values <= 0
+            allowed, bad = "above 0", rows & (values <= 0)
     if bad.any():
         row = int(np.argmax(bad))
         raise CptError(f"column {name}, row {row + 1}: {values[row]:g} is not allowed; it must be {allowed}")
 
 
-def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> tuple[Batch, np.ndarray | None]:
+def read_columns(
+    law: Law, frame: pd.DataFrame, target: str | None = "loss", rows: np.ndarray | None = None
+) -> tuple[Batch, np.ndarray | None]:
     """The law's columns as float arrays (n,) and its features (n, ...), derived where they are missing; the target.
 
-    Rows are numbered from 1 in messages, the header not counted.
+    With `rows` (booleans, one a row of the frame) only theirs, while the others still say what the schedule was. Rows
+    are numbered from 1 in messages, the header not counted.
 
     Raises
     ------
@@ -83,39 +86,28 @@ def read_columns(law: Law, frame: pd.DataFrame, target: str | None = "loss") -> 
         Missing columns, text, NaN, a loss that is not positive, a ratio outside [0, 1], N or D not above 0.
     """
     frame = law.completed(frame)
-    wanted = [*law.columns, *([target] if target is not None else [])]
-    missing = [name for name in wanted if name not in frame.columns]
+    needed = [*law.columns, *([target] if target is not None else [])]
+    missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise CptError(
-            f"law {law.name} needs columns {', '.join(wanted)}; missing: {', '.join(missing)}; "
+            f"law {law.name} needs columns {', '.join(needed)}; missing: {', '.join(missing)}; "
             f"found: {', '.join(map(str, frame.columns)) or 'none'}"
         )
+    wanted = np.ones(len(frame), dtype=bool) if rows is None else rows
     x = {}
     for name in law.columns:
-        x[name] = numbers(frame, name)
-        rule = COLUMNS.get(name)
-        if rule is None:
-            _check(x[name], name, -np.inf, np.inf, False)
-        else:
-            _check(x[name], name, rule.lower, rule.upper, rule.positive)
+        values, rule = numbers(frame, name), COLUMNS.get(name, Column(name, ""))
+        _check(values, name, rule.lower, rule.upper, rule.positive, wanted)
+        x[name] = values[wanted]
     if law.check is not None:
         law.check(x)
     if law.features is not None:
-        x |= law.features(frame)
-    return x, None if target is None else read_target(frame, target)
-
-
-def read_target(frame: pd.DataFrame, target: str) -> np.ndarray:
-    """The losses (n,).
-
-    Raises
-    ------
-    CptError
-        Text, NaN, a loss that is not positive.
-    """
+        x |= law.features(frame, np.flatnonzero(wanted))
+    if target is None:
+        return x, None
     y = numbers(frame, target)
-    _check(y, target, -np.inf, np.inf, True)
-    return y
+    _check(y, target, -np.inf, np.inf, True, wanted)
+    return x, y[wanted]
 
 
 def measured(law: Law, frame: pd.DataFrame, target: str) -> np.ndarray:

@@ -24,6 +24,14 @@ X = {
     "D_F": np.array([0.3, 1.5, 0.6, 2.0, 0.9]),
     "r_1": np.array([0.1, 0.2, 0.7, 0.3, 0.5]),
     "r_2": np.array([0.3, 0.4, 0.1, 0.6, 0.2]),
+    "S1": np.array([0.5, 1.0, 2.0, 3.0, 4.5]),
+    "S2": np.array([0.0, 0.1, 0.3, -0.1, 0.2]),
+    "S2w1": np.array([0.0, 0.1, 0.3, -0.1, 0.2]),
+    "S2w2": np.array([0.0, 0.1, 0.3, -0.1, 0.2]),
+    "lr": np.array([1.0, 0.9, 0.5, 0.2, 0.3]),
+    "drop": np.array([[0, 0], [0.1, 0], [0.1, 0.4], [0.1, 0.7], [0.8, -0.1]]),
+    "log_lr": np.log([[1, 1], [0.9, 1], [0.9, 0.5], [0.9, 0.2], [0.2, 0.3]]),
+    "area": np.array([[0, 0], [0.5, 0], [1.5, 1.0], [2.5, 2.0], [3.0, 0.3]]),
 }
 
 
@@ -59,7 +67,7 @@ def test_jacobian_is_the_derivative_of_predict(name, data):
 def test_coordinates_of_the_solver_invert_and_differentiate(name):
     """The solver's own coordinates lead back to the parameters, and their derivatives are right (C0 included)."""
     model = law(name)
-    prepared = prepare(model, {c: columns(name)[c] for c in model.columns}, np.full(5, 2.0))
+    prepared = prepare(model, {c: columns(name)[c] for c in (*model.columns, *model.feature_names)}, np.full(5, 2.0))
     rng = np.random.default_rng(3)
     q = np.stack([rng.uniform(0.3, 1.2, len(prepared.problem.free)) for _ in range(20)])
     P, M = prepared.problem.natural(q, jacobian=True)
