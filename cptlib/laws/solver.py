@@ -115,11 +115,13 @@ class Problem:
                 return res, None
             return res, np.matmul(J, M) / value[:, :, None]
 
-    def objective(self, q: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Sum of weighted Huber losses (S,), `LARGE` where the law has no value."""
+    def objective(
+        self, q: np.ndarray, weights: np.ndarray | None = None, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Sum of weighted Huber losses (S,), `LARGE` where the law has no value; see `descend`."""
         res, _ = self.residuals(q)
         with np.errstate(invalid="ignore", over="ignore"):
-            loss = huber(res, self.delta)
+            loss = huber(res if noise is None else res - noise, self.delta)
             total = loss.sum(axis=1) if weights is None else (loss * weights).sum(axis=1)
         return np.where(np.isfinite(total), total, LARGE)
 
@@ -285,23 +287,28 @@ def descend(
     iterations: int = 60,
     newton: bool = True,
     rtol: float = 1e-13,
+    noise: np.ndarray | None = None,
 ) -> Descent:
-    """Minimise from every row of `q` at once; each row may have its own weights (S, n)."""
+    """Minimise from every row of `q` at once.
+
+    Each row may have its own weights (S, n), and its own data: `noise` (S, n) is added to the log losses.
+    """
     n, m = len(problem.log_y), q.shape[1]
     size = max(1, CHUNK // max(n * m, problem.cells))
     parts = []
     for begin in range(0, len(q), size):
-        w = None if weights is None else weights[begin : begin + size]
+        w, e = (None if each is None else each[begin : begin + size] for each in (weights, noise))
         # far starts overflow on the way; rows without a value are weeded out by their objective
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            parts.append(_descend(problem, q[begin : begin + size], w, iterations, newton, rtol))
+            parts.append(_descend(problem, q[begin : begin + size], w, e, iterations, newton, rtol))
     return Descent(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("q", "objective", "converged"))
     )
 
 
-def _gradient_parts(problem: Problem, q, weights):
+def _gradient_parts(problem: Problem, q, weights, noise):
     res, J = problem.residuals(q, jacobian=True)
+    res = res if noise is None else res - noise
     w = 1.0 if weights is None else weights
     size = np.abs(res)
     psi = np.clip(res, -problem.delta, problem.delta) * w
@@ -373,10 +380,10 @@ def _steps(H, g, scale, blocked, damping, room_down, room_up):
     return step / scale[:, None, :]
 
 
-def _descend(problem: Problem, q, weights, iterations, newton, rtol) -> Descent:
+def _descend(problem: Problem, q, weights, noise, iterations, newton, rtol) -> Descent:
     lower, upper = problem.bounds()
     q = np.clip(q, lower, upper)
-    f = problem.objective(q, weights)
+    f = problem.objective(q, weights, noise)
     S, m = q.shape
     lam = np.full((S, 2), 1e-2)  # damping of the two kinds of step
     factors = np.array([0.05, 1.0, 20.0])
@@ -387,8 +394,9 @@ def _descend(problem: Problem, q, weights, iterations, newton, rtol) -> Descent:
         live = np.flatnonzero(~done)
         if len(live) == 0:
             break
-        x, w = q[live], None if weights is None else weights[live]
-        _, J, Jt, psi, irls, inside, g = _gradient_parts(problem, x, w)
+        x = q[live]
+        w, e = (None if each is None else each[live] for each in (weights, noise))
+        _, J, Jt, psi, irls, inside, g = _gradient_parts(problem, x, w, e)
         H = np.matmul(Jt, J * irls[:, :, None])
         scale = np.sqrt(np.maximum(np.einsum("sii->si", H), 1e-30))
         blocked = ((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0))
@@ -400,8 +408,8 @@ def _descend(problem: Problem, q, weights, iterations, newton, rtol) -> Descent:
         step = np.concatenate(trials, axis=1)  # (S, T, m)
         T = step.shape[1]
         candidates = np.clip(x[:, None, :] + step, lower, upper)
-        w_rep = None if w is None else np.repeat(w, T, axis=0)
-        values = problem.objective(candidates.reshape(-1, m), w_rep).reshape(len(live), T)
+        again = (None if each is None else np.repeat(each, T, axis=0) for each in (w, e))
+        values = problem.objective(candidates.reshape(-1, m), *again).reshape(len(live), T)
         pick = np.argmin(values, axis=1)
         best = values[np.arange(len(live)), pick]
         better = best < f[live]

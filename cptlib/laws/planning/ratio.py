@@ -13,7 +13,7 @@ def _curve(fit: FitResult, P: np.ndarray, N: float, D, r) -> np.ndarray:
     return losses(fit, P, {"N": N, "D": D, "r": r})
 
 
-def _largest_within(fit: FitResult, P: np.ndarray, N: float, D: float, limit: float) -> np.ndarray:
+def largest_within(fit: FitResult, P: np.ndarray, N: float, D: float, limit: float) -> np.ndarray:
     """Largest domain ratio (S,) whose general loss stays below `limit`; NaN where none does."""
     domain = np.linspace(0.0, 1.0, GRID)
     loss = _curve(fit, P, N, D, 1.0 - domain)
@@ -55,7 +55,7 @@ def tradeoff(
     if domain is not None:
         need(domain, ("r",), "plan ratio")
     limit = base_loss * (1 + tolerance)
-    value = _largest_within(general, general.vector[None], N, D, limit)[0]
+    value = largest_within(general, general.vector[None], N, D, limit)[0]
     fitted = {"general": general.fitted_range, **({"domain": domain.fitted_range} if domain else {})}
     if not np.isfinite(value):
         rise = float(_curve(general, general.vector, N, D, 1.0)[0, 0]) / base_loss - 1
@@ -77,7 +77,7 @@ def tradeoff(
             limits = limits_of(_curve(domain, domain.draws, N, D, value)[:, 0])
             intervals.update({"domain_loss": limits} if limits else {})
     if general.draws is not None:
-        answers = _largest_within(general, general.draws, N, D, limit)
+        answers = largest_within(general, general.draws, N, D, limit)
         interval = limits_of(answers)
         if np.isnan(answers).any():
             notes.append(f"{int(np.isnan(answers).sum())} of {len(answers)} bootstrap draws allow no ratio")
