@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from cptlib.laws.annealing import annealing_area, counted_at_maximum, forward_ar
 from cptlib.runs.schedule import curve
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, evaluations_frame
+from cptlib.studies.dynamics.fits import Sample
 from cptlib.studies.dynamics.grid import Grid
 
 AREAS = ("S1p", "S2p", "S1c", "S2c")
@@ -161,7 +164,8 @@ def points(table: pd.DataFrame, loss: str) -> pd.DataFrame:
     column = {"general": "general", "domain": "domain_loss"}.get(loss, f"loss_{loss}")
     if column not in table:
         raise CptError(f"no run was scored on {loss!r}")
-    frame = table.assign(loss=table[column])
+    own = table["r_pt"] if loss == "general" else table["r_cpt"]
+    frame = table.assign(loss=table[column], r=own)
     return frame[frame["loss"].notna()].reset_index(drop=True)
 
 
@@ -174,24 +178,59 @@ def by_seed(table: pd.DataFrame, arm: str, column: str, step: int | None = None)
     return part[part["step"] == at].set_index("seed")[column].sort_index()
 
 
-def shift(table: pd.DataFrame, arm: str, twin: str, column: str, own: str | None = None) -> pd.DataFrame:
-    """Loss of an arm minus that of its twin at the steps that both were scored at.
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The curves of a profile's records, under the grid's lambda and under the paper's; each read once."""
 
-    Parameters
-    ----------
-    column : str
-        Column of the arm's loss.
-    own : str, optional
-        Column of the twin's loss, where its name differs.
+    grid: Grid
+    records: Mapping[str, Record]
 
-    Returns
-    -------
-    DataFrame
-        Rows seeds, columns steps.
-    """
-    wide = [
-        table[table["arm"] == name].pivot(index="seed", columns="step", values=values)
-        for name, values in ((arm, column), (twin, own or column))
-    ]
-    both = wide[0].columns.intersection(wide[1].columns)
-    return wide[0][both] - wide[1][both]
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """All continued runs of the fixed grid."""
+        return curves(self.grid, self.records)
+
+    @cached_property
+    def memory(self) -> pd.DataFrame:
+        """The same with lambda = 0.999."""
+        return curves(self.grid, self.records, PAPER_DECAY)
+
+    @cached_property
+    def _pretraining(self) -> dict[tuple, pd.DataFrame]:
+        return {}
+
+    def pretraining(self, width: int | None = None, memory: bool = False) -> pd.DataFrame:
+        """Pre-training curves that enter fits, of one size."""
+        key = (width or self.grid.width, memory)
+        if key not in self._pretraining:
+            decay = PAPER_DECAY if memory else None
+            self._pretraining[key] = pretraining(self.grid, self.records, fitted_bases(self.grid, width), decay)
+        return self._pretraining[key]
+
+    def sample(
+        self,
+        loss: str,
+        arms: Iterable[str],
+        *,
+        width: int | None = None,
+        memory: bool = False,
+        corpus: str | None = None,
+    ) -> Sample:
+        """Pre-training and continued curves in the columns of the laws.
+
+        Parameters
+        ----------
+        loss : {"general", "domain"} or a corpus
+        arms : iterable of str
+            Continued runs.
+        width : int, optional
+            Size whose pre-training curves enter; the main one by default.
+        memory : bool
+            Take the paper's lambda.
+        corpus : str, optional
+            Of the domain loss in pre-training, where it is not the main domain's.
+        """
+        table = self.memory if memory else self.main
+        before = self.pretraining(width, memory)
+        own = corpus if loss == "domain" and corpus else loss
+        return Sample.of(points(before, own), points(table[table["arm"].isin(list(arms))], loss))
