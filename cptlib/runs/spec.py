@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
-from cptlib.canonical import canonical_json, digest
+from cptlib.canonical import LATER, canonical_fields, canonical_json, digest
 from cptlib.data.mixture import Mixture
+from cptlib.data.pretrained import Pretrained, PretrainedTokenizer
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError, unknown
 
@@ -40,6 +41,60 @@ class ModelSpec:
             f"model.width must be a positive multiple of 16, not {self.width}",
         )
         _need(self.context >= 2, f"model.context must be at least 2 tokens, not {self.context}")
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """The architecture of a pretrained model. A run that starts from the model has its weights too.
+
+    Parameters
+    ----------
+    pretrained : Pretrained
+    context : int
+        Sequence length in tokens, at most what the model allows.
+    """
+
+    pretrained: Pretrained
+    context: int
+
+    def __post_init__(self) -> None:
+        _need(
+            isinstance(self.pretrained, Pretrained),
+            f"model.pretrained must be a pretrained model, not {type(self.pretrained).__name__}",
+        )
+        _need(self.context >= 2, f"model.context must be at least 2 tokens, not {self.context}")
+
+    @property
+    def width(self) -> int:
+        """Hidden size; fetches the model's files if they are absent."""
+        from cptlib.runs.pretrained import size
+
+        return size(self.pretrained).width
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the weights stay, and thin matrices beside them learn.
+
+    A matrix W acts as W + (alpha / rank) B A, with A drawn from the run's seed and B zero at first; no dropout.
+
+    Parameters
+    ----------
+    rank : int
+    alpha : float
+    targets : tuple of str
+        Last parts of the names of the adapted linear layers.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        _need(isinstance(self.rank, int) and self.rank >= 1, f"lora.rank must be at least 1, not {self.rank}")
+        _need(self.alpha > 0, f"lora.alpha must be positive, not {self.alpha}")
+        object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))
+        _need(bool(self.targets), "lora.targets must name at least one layer")
 
 
 @dataclass(frozen=True)
@@ -131,8 +186,8 @@ class RunSpec:
 
     Parameters
     ----------
-    model : ModelSpec
-    tokenizer : TokenizerSpec
+    model : ModelSpec or PretrainedModel
+    tokenizer : TokenizerSpec or PretrainedTokenizer
     mixture : Mixture
         Training corpora with weights by tokens.
     schedule : Schedule
@@ -146,12 +201,20 @@ class RunSpec:
     optimizer : AdamW
     precision : {"fp32", "bf16"}
         bf16 is autocast over fp32 weights.
-    start : RunSpec or None
-        The run whose final weights this one continues; None starts from random weights.
+    start : RunSpec, Pretrained or None
+        The run whose final weights this one continues, or a pretrained model; None starts from random weights.
+    lora : Lora or None
+        Train low-rank adapters only. The run's final weights have them merged in, so that any run can continue it.
+    separate_documents : bool
+        Attention stays within a document: the documents of a sequence cannot see each other, and positions count from
+        the start of each. A document begins with the separator before it, from which its first token is predicted.
+    masking : float
+        Share of the tokens that are masked and predicted from both sides, as BERT is trained (0.15 there); 0 predicts
+        every token from those before it.
     """
 
-    model: ModelSpec
-    tokenizer: TokenizerSpec
+    model: ModelSpec | PretrainedModel
+    tokenizer: TokenizerSpec | PretrainedTokenizer
     mixture: Mixture
     schedule: Schedule
     tokens: int
@@ -160,7 +223,10 @@ class RunSpec:
     evaluation: Evaluation
     optimizer: AdamW = AdamW()
     precision: str = "fp32"
-    start: RunSpec | None = None
+    start: RunSpec | Pretrained | None = None
+    lora: Lora | None = field(default=None, metadata=LATER)
+    separate_documents: bool = field(default=False, metadata=LATER)
+    masking: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -179,9 +245,27 @@ class RunSpec:
             not bad, f"evaluation.at {bad} must be multiples of batch_tokens {batch} between 0 and tokens {self.tokens}"
         )
         _need(self.seed >= 0, f"seed must not be negative, not {self.seed}")
-        if self.start is not None:
+        _need(0 <= self.masking < 1, f"masking must lie in [0, 1), not {self.masking}")
+        if self.continues is not None:
             _need(self.start.model == self.model, "model must equal the start's model")
             _need(self.start.tokenizer == self.tokenizer, "tokenizer must equal the start's tokenizer")
+        elif self.start is not None:
+            for name in ("model", "tokenizer"):
+                _need(
+                    getattr(getattr(self, name), "pretrained", None) == self.start,
+                    f"{name} must be that of the start, {self.start}",
+                )
+        own = isinstance(self.model, PretrainedModel)
+        _need(self.masking == 0 or own, "masking needs the model and tokenizer of a pretrained masked language model")
+        _need(
+            not own or getattr(self.tokenizer, "pretrained", None) == self.model.pretrained,
+            "a pretrained model needs its own tokenizer: the rows of its embedding are that tokenizer's tokens",
+        )
+
+    @property
+    def continues(self) -> RunSpec | None:
+        """The run that this one continues; None where it starts from random weights or from a pretrained model."""
+        return self.start if isinstance(self.start, RunSpec) else None
 
     @property
     def steps(self) -> int:
@@ -189,8 +273,8 @@ class RunSpec:
 
     @property
     def stage(self) -> int:
-        """0 for a run from random weights, 1 for its continuation, and so on."""
-        return 0 if self.start is None else self.start.stage + 1
+        """0 for a run from random weights, 1 for its continuation or a pretrained model's, and so on."""
+        return 0 if self.start is None else 1 if self.continues is None else self.start.stage + 1
 
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
@@ -198,8 +282,8 @@ class RunSpec:
         return tuple(sorted({0, self.steps, *(point // self.batch_tokens for point in self.evaluation.at)}))
 
     def _identity(self) -> dict:
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "start"}
-        return named | {"start": None if self.start is None else self.start.id, "format": 1}
+        named = {field.name: getattr(self, field.name) for field in canonical_fields(self)}
+        return named | {"start": self.start if self.continues is None else self.start.id, "format": 1}
 
     @cached_property
     def id(self) -> str:
@@ -223,22 +307,29 @@ class RunSpec:
         CptError
             For a missing or unknown field, or a value that no spec may have.
         """
-        parts = {
-            "model": ModelSpec,
-            "tokenizer": TokenizerSpec,
-            "mixture": Mixture,
-            "schedule": Schedule,
-            "evaluation": Evaluation,
-            "optimizer": AdamW,
-            "start": cls.from_json,
-        }
         values = dict(_object(value, cls, "run spec"))
+        parts = {"mixture": Mixture, "schedule": Schedule, "evaluation": Evaluation, "optimizer": AdamW, "lora": Lora}
+        parts |= {"model": _kind(values.get("model"), "pretrained", PretrainedModel, ModelSpec)}
+        parts |= {"tokenizer": _kind(values.get("tokenizer"), "pretrained", PretrainedTokenizer, TokenizerSpec)}
+        parts |= {"start": _kind(values.get("start"), "revision", Pretrained, cls)}
         for name, build in parts.items():
-            if name == "start" and values.get(name) is not None:
-                values[name] = build(values[name])
-            elif name != "start" and name in values:
-                values[name] = _made(build, _tuples(_object(values[name], build, name)), f"{name}: ")
+            if values.get(name) is not None or name in values and name not in ("start", "lora"):
+                values[name] = _part(build, values[name], name)
         return _made(cls, values, "")
+
+
+def _kind(value, sign: str, one, other):
+    """Which of two kinds a part of a spec is: the one that has a field named `sign`, or the other."""
+    return one if isinstance(value, dict) and sign in value else other
+
+
+def _part(build, value, name: str):
+    if build is RunSpec:
+        return RunSpec.from_json(value)
+    value = _tuples(_object(value, build, name))
+    if isinstance(value.get("pretrained"), dict):
+        value["pretrained"] = _part(Pretrained, value["pretrained"], f"{name}.pretrained")
+    return _made(build, value, f"{name}: ")
 
 
 def _made(build, values: dict, where: str):

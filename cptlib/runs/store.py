@@ -70,6 +70,7 @@ SCHEMA = pa.schema(
         ("criteria", pa.string()),
         ("created", pa.string()),
         ("checksum", pa.string()),
+        ("trainable_params", pa.int64()),
     ]
 )
 
@@ -100,6 +101,8 @@ class Record:
         JSON object: digest of every claim's criterion in force when the run was recorded.
     checksum : str
         Digest of all the other fields.
+    trainable_params : int or None
+        Parameters of the adapters where only they were trained; None: all.
     """
 
     id: str
@@ -128,6 +131,7 @@ class Record:
     criteria: str
     created: str
     checksum: str
+    trainable_params: int | None = None
 
     def run_spec(self) -> RunSpec:
         return RunSpec.from_json(json.loads(self.spec))
@@ -179,12 +183,15 @@ def record(result: Result, study: str, profile: str, criteria: dict[str, str]) -
         "revision": code_revision(),
         "criteria": json.dumps(criteria, sort_keys=True),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "trainable_params": result.trainable,
     }
     return Record(**values, checksum=_checksum(values))
 
 
 def _checksum(values: dict) -> str:
-    return digest({name: value for name, value in values.items() if name != "checksum"}, length=32)
+    # a field that came later is left out where it says nothing, so that older records keep their checksum
+    left_out = {"checksum"} | ({"trainable_params"} if values.get("trainable_params") is None else set())
+    return digest({name: value for name, value in values.items() if name not in left_out}, length=32)
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,11 @@ def to_train(
     def need(spec: RunSpec) -> None:
         if spec.id in order:
             return
-        if spec.start is not None:
-            keep.add(spec.start.id)
-            weights = checkpoints.folder(spec.start.id, "final")
-            if fresh or spec.start.id not in records or not checkpoints.usable(weights):
-                need(spec.start)
+        if spec.continues is not None:
+            keep.add(spec.continues.id)
+            weights = checkpoints.folder(spec.continues.id, "final")
+            if fresh or spec.continues.id not in records or not checkpoints.usable(weights):
+                need(spec.continues)
         order[spec.id] = spec
 
     for spec in specs:
@@ -189,7 +189,7 @@ def _train(
     with _lease() as (name, folder), contextlib.ExitStack() as stack:
         shown = progress(f"{work.study}/{work.profile}", work.study, name, list(work.pending), report)
         stack.callback(shown.close)
-        continued = {s.start.id for s in work.pending if s.start is not None} & {s.id for s in work.pending}
+        continued = {s.continues.id for s in work.pending if s.continues is not None} & {s.id for s in work.pending}
         bases = f", {len(continued)} of them starts of others" if continued else ""
         shown.say(f"{work.study}/{work.profile}: {len(work.pending)} runs to train{bases}")
         if isinstance(executor, Place):
@@ -284,7 +284,7 @@ class _Drive:
     def _submit(self) -> None:
         under_way = {spec.id for spec in self.running.values()}
         for spec in list(self.waiting.values()):
-            start = spec.start.id if spec.start else None
+            start = spec.continues.id if spec.continues else None
             if start in self.failures:
                 del self.waiting[spec.id]
                 self.failures[spec.id] = f"its start {start} failed"

@@ -14,9 +14,10 @@ import numpy as np
 from cptlib.data.mixture import Plan, plan
 from cptlib.data.tokens import ValidationSample, tokens, validation_windows
 from cptlib.errors import CptError
-from cptlib.runs import checkpoints
+from cptlib.runs import checkpoints, weights
 from cptlib.runs.evaluate import mean_loss
-from cptlib.runs.models import build, training_flops_per_token
+from cptlib.runs.models import training_flops_per_token
+from cptlib.runs.objective import Objective
 from cptlib.runs.schedule import curve
 from cptlib.runs.spec import RunSpec
 
@@ -35,12 +36,24 @@ class Engine:
         Use `torch.compile` (needs a C++ compiler; eager, with a note, where there is none).
     checkpoint_seconds : float
         Time between checkpoints of an unfinished run.
+    micro_batch : int
+        Sequences at a time: gradients of a step are accumulated over micro-batches, so that a batch larger than memory
+        gives the same step within rounding. 0 takes the whole batch at once.
+    activation_checkpointing : bool
+        Keep the activations between layers only, and compute those within a layer again on the way back: about a third
+        more time for a fraction of the memory.
     """
 
     device: str = "auto"
     threads: int = 1
     compiled: bool = False
     checkpoint_seconds: float = 60.0
+    micro_batch: int = 0
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.micro_batch < 0:
+            raise CptError(f"engine: micro_batch must not be negative, not {self.micro_batch}")
 
     def resolved_device(self) -> str:
         import torch
@@ -61,7 +74,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its curves, what data it really saw, and what it cost."""
+    """A finished run: its curves, what data it really saw, and what it cost.
+
+    `trainable` counts the parameters of adapters where only they learn; None means all.
+    """
 
     spec: RunSpec
     curves: Curves
@@ -72,6 +88,7 @@ class Result:
     threads: int
     compiled: bool
     peak_flops: float
+    trainable: int | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -82,7 +99,7 @@ class Result:
         """Model FLOP utilisation: arithmetic the model needs over what the device's matrix product does meanwhile."""
         return (
             self.tokens_per_second
-            * training_flops_per_token(self.spec.model, self.spec.tokenizer.vocab_size)
+            * training_flops_per_token(self.spec.model, self.spec.tokenizer.vocab_size, self.trainable)
             / self.peak_flops
         )
 
@@ -144,17 +161,19 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
     _keep_freed_memory()
     device = engine.resolved_device()
     data = _Data.of(spec)
-    model = build(spec.model, spec.tokenizer.vocab_size, spec.seed).to(device).train()
+    saved = checkpoints.load(resume := checkpoints.folder(spec.id, "resume"))
+    model = weights.begin(spec, resumed=saved is not None).to(device).train()
+    if engine.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = _adamw(model, spec)
     curves, step = Curves(), 0
-    resume = checkpoints.folder(spec.id, "resume")
-    if (saved := checkpoints.load(resume)) is not None:
-        step, curves = _restore(saved, model, optimizer)
-    elif spec.start is not None:
-        _load_weights(model, _start_weights(spec.start))
-    loss_sum = _loss_function(engine, spec.precision, device)
+    if saved is not None:
+        step, curves = _restore(saved, model, optimizer, spec)
+    data.objective.check(model, device)
+    loss_sum = torch.compile(data.objective.loss_sum) if engine.compiled else data.objective.loss_sum
     rates = curve(spec.schedule, spec.steps)
     batch = spec.batch_tokens // spec.model.context
+    at_once = min(engine.micro_batch or batch, batch)
     evaluation_steps = set(spec.evaluation_steps)
     clock, saved_at = time.perf_counter(), time.perf_counter()
 
@@ -163,7 +182,7 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         curves.seconds += time.perf_counter() - clock
         for corpus, sample in data.validation.items():
             loss = _finite(
-                mean_loss(loss_sum, model, sample.ids, batch, device),
+                mean_loss(loss_sum, model, *data.examples(corpus), at_once, device),
                 spec,
                 step,
                 f"validation loss on {corpus.split(':')[0]}",
@@ -182,17 +201,22 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
     if step == 0 and not curves.evaluations:
         evaluate_now()
     while step < spec.steps:
-        block = torch.from_numpy(data.plan.batch(step, batch)).to(device)  # (B, T + 1)
         for group in optimizer.param_groups:
             group["lr"] = float(rates[step])
-        loss = loss_sum(model, block[:, :-1], block[:, 1:]) / (batch * spec.model.context)
-        loss.backward()
+        inputs, targets, count = data.batch(step, batch)
+        loss = torch.zeros((), device=device)
+        for first in range(0, batch, at_once):
+            x_BT = torch.from_numpy(inputs[first : first + at_once]).to(device)
+            y_BT = torch.from_numpy(targets[first : first + at_once]).to(device)
+            part = loss_sum(model, x_BT, y_BT) / count
+            part.backward()
+            loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         curves.lr.append(float(rates[step - 1]))
-        curves.train_loss.append(_finite(float(loss.detach()), spec, step, "training loss"))
+        curves.train_loss.append(_finite(float(loss), spec, step, "training loss"))
         curves.grad_norm.append(_finite(float(norm), spec, step, "gradient norm"))
         if progress is not None:
             progress(step, curves.train_loss[-1])
@@ -200,10 +224,11 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
             evaluate_now()
         if step < spec.steps and time.perf_counter() - saved_at > engine.checkpoint_seconds:
             curves.seconds += time.perf_counter() - clock
-            _save(resume, model, optimizer, step, curves)
+            _save(resume, model, optimizer, step, curves, spec)
             clock = saved_at = time.perf_counter()
+    trainable = None if spec.lora is None else sum(p.numel() for p in model.parameters() if p.requires_grad)
     if keep_weights:
-        checkpoints.save(checkpoints.folder(spec.id, "final"), _weights(model), {"run": spec.id})
+        weights.save_final(model, spec)
     checkpoints.remove(resume)
     return Result(
         spec,
@@ -215,13 +240,16 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         engine.threads,
         engine.compiled,
         matmul_peak(device),
+        trainable,
     )
 
 
 @dataclass(frozen=True)
 class _Data:
+    spec: RunSpec
     plan: Plan
     validation: dict[str, ValidationSample]
+    objective: Objective
 
     @classmethod
     def of(cls, spec: RunSpec) -> _Data:
@@ -232,7 +260,16 @@ class _Data:
             for n in spec.evaluation.corpora
         }
         # the stage separates a continuation's order of documents from that of the run it continues
-        return cls(plan(spec.mixture, arrays, spec.tokens // context, context, (spec.seed, spec.stage)), held_out)
+        planned = plan(spec.mixture, arrays, spec.tokens // context, context, (spec.seed, spec.stage))
+        return cls(spec, planned, held_out, Objective.of(spec, next(iter(arrays.values())).end))
+
+    def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Inputs, targets and their number for one step: a function of the spec and the step alone."""
+        return self.objective.examples(self.plan.batch(step, size), (self.spec.seed, self.spec.stage, step))
+
+    def examples(self, corpus: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """The same for the validation sample of a corpus, masked the same way in every run."""
+        return self.objective.examples(self.validation[corpus].ids, ("validation", corpus))
 
 
 def _keep_freed_memory() -> None:
@@ -249,23 +286,12 @@ def _keep_freed_memory() -> None:
 def _adamw(model, spec: RunSpec):
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.ndim >= 2]
+    vectors = [p for p in learning if p.ndim < 2]
     o = spec.optimizer
     groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=spec.schedule.peak, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
-
-
-def _loss_function(engine: Engine, precision: str, device: str):
-    """Summed cross-entropy of a batch, compiled when asked for and possible."""
-    import torch
-
-    def loss_sum(model, x_BT, y_BT):
-        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits_BTV = model(input_ids=x_BT, use_cache=False).logits
-        return torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), y_BT.flatten(), reduction="sum")
-
-    return torch.compile(loss_sum) if engine.compiled else loss_sum
 
 
 def _finite(value: float, spec: RunSpec, step: int, what: str) -> float:
@@ -277,28 +303,17 @@ def _finite(value: float, spec: RunSpec, step: int, what: str) -> float:
     return value
 
 
-def _weights(model) -> dict:
-    # the tied output matrix shares the embedding's storage: one copy is enough
-    return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-
-
-def _load_weights(model, weights: dict) -> None:
-    missing, extra = model.load_state_dict(weights, strict=False)
-    if set(missing) - {"lm_head.weight"} or extra:
-        raise CptError(f"checkpoint does not fit the model: missing {sorted(missing)}, not expected {sorted(extra)}")
-    model.tie_weights()
-
-
-def _save(path, model, optimizer, step: int, curves: Curves) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in _weights(model).items()}
+def _save(path, model, optimizer, step: int, curves: Curves, spec: RunSpec) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in weights.learning(model, spec).items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
     checkpoints.save(path, tensors, {"step": step, "curves": vars(curves)})
 
 
-def _restore(saved: tuple[dict, dict], model, optimizer) -> tuple[int, Curves]:
+def _restore(saved: tuple[dict, dict], model, optimizer, spec: RunSpec) -> tuple[int, Curves]:
     tensors, state = saved
-    _load_weights(model, {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    learnt = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    weights.load(model, learnt, partial=spec.lora is not None)
     moments: dict[int, dict] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -306,16 +321,6 @@ def _restore(saved: tuple[dict, dict], model, optimizer) -> tuple[int, Curves]:
             moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return state["step"], Curves(**state["curves"])
-
-
-def _start_weights(start: RunSpec) -> dict:
-    saved = checkpoints.load(checkpoints.folder(start.id, "final"))
-    if saved is None:
-        raise CptError(
-            f"the weights of run {start.id}, from which this run starts, are not here; "
-            "train that run first (a sweep does)"
-        )
-    return saved[0]
 
 
 _PEAKS: dict[tuple[str, int], float] = {}

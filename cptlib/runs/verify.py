@@ -48,7 +48,7 @@ def verify(
         `id, profile, points, largest_difference, allowed, seed_spread, agrees`, losses in nats per token.
     """
     records = Store(study).load()
-    continued = {r.run_spec().start.id for r in records.values() if r.run_spec().start is not None}
+    continued = {r.run_spec().continues.id for r in records.values() if r.run_spec().continues is not None}
     pool = sorted(r.id for r in records.values() if (profile is None or r.profile == profile) and r.id not in continued)
     if not pool:
         raise CptError(f"study {study!r} has no records{f' of profile {profile!r}' if profile else ''} to verify")
@@ -104,5 +104,5 @@ def _seed_spread(record: Record, records: dict[str, Record]) -> float | None:
 
 def _arm(spec: RunSpec) -> str:
     """The spec without its seeds."""
-    start = spec.start.but(seed=0) if spec.start is not None else None
+    start = spec.start.but(seed=0) if spec.continues is not None else spec.start
     return spec.but(seed=0, start=start).id
