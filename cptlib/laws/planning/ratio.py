@@ -9,7 +9,7 @@ from cptlib.laws.result import FitResult
 
 
 def _curve(fit: FitResult, P: np.ndarray, N: float, D, r) -> np.ndarray:
-    """Losses of parameters (S, p) at one N over ratios (n,): (S, n)."""
+    """Losses of parameters (S, p) at one N: (S, n) over ratios (n,), or (S, 1) where each has its own (S, 1)."""
     return losses(fit, P, {"N": N, "D": D, "r": r})
 
 
@@ -19,18 +19,12 @@ def largest_within(fit: FitResult, P: np.ndarray, N: float, D: float, limit: flo
     loss = _curve(fit, P, N, D, 1.0 - domain)
     ok = loss < limit
     last = np.where(ok.any(axis=1), GRID - 1 - np.argmax(ok[:, ::-1], axis=1), -1)
-    out = np.full(len(loss), np.nan)
-    for s in np.flatnonzero(last >= 0):
-        if last[s] == GRID - 1:
-            out[s] = 1.0
-            continue
-        low, high = domain[last[s]], domain[last[s] + 1]
-        for _ in range(50):
-            middle = 0.5 * (low + high)
-            inside = _curve(fit, P[s], N, D, 1.0 - middle)[0, 0] < limit
-            low, high = (middle, high) if inside else (low, middle)
-        out[s] = low
-    return out
+    low, high = domain[np.maximum(last, 0)], domain[np.minimum(last + 1, GRID - 1)]
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        inside = _curve(fit, P, N, D, 1.0 - middle[:, None])[:, 0] < limit  # every set of parameters at its own ratio
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return np.where(last < 0, np.nan, np.where(last == GRID - 1, 1.0, low))
 
 
 def tradeoff(
