@@ -1,7 +1,7 @@
 """A table of certified values in the manner of NIST: what was published, what the laws give, how many digits agree.
 
-A `Certified` row holds a printed number as it was printed, so that its digits can be counted. Rows that do not agree are
-kept, with the reason; a test asserts both kinds, so that neither changes unseen.
+A `Certified` row holds a printed number as it was printed, so that its digits can be counted. Rows that do not agree
+are kept, with the reason; a test asserts both kinds, so that neither changes unseen.
 """
 
 from __future__ import annotations
