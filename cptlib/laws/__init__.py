@@ -10,6 +10,7 @@ from cptlib.laws import (  # noqa: F401  (they register their laws)
     crosslingual,
     data_mixing,
     dcpt,
+    dynamics,
     forgetting,
     frontier,
     multipower,

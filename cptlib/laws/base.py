@@ -86,6 +86,7 @@ class Context:
     minimum: dict[str, float] = field(default_factory=dict)  # smallest value per column
     maximum: dict[str, float] = field(default_factory=dict)  # largest value per column
     folded: tuple[str, ...] = ()  # columns with a single value
+    held: dict[str, float] = field(default_factory=dict)  # parameters held at given values
 
 
 @dataclass(frozen=True)

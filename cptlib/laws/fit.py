@@ -42,13 +42,14 @@ def prepare(
     if model.identify is not None:
         folds += model.identify(x)
     fixed = {name: value for fold in folds for name, value in fold.fixed.items()}
-    if held:
-        fixed = {**fixed, **_in_scale(model, held, scale)}
+    held = _in_scale(model, held, scale) if held else {}
+    fixed |= held
     context = Context(
         reference={name: float(np.median(scaled[name])) for name in model.columns},
         minimum={name: float(scaled[name].min()) for name in model.columns},
         maximum={name: float(scaled[name].max()) for name in model.columns},
         folded=single,
+        held=held,
     )
     return Prepared(Problem(model, scaled, np.log(y), context, fixed, delta), scale, folds)
 
