@@ -7,8 +7,7 @@ import json
 import sys
 import warnings
 
-from cptlib.errors import CptError, unknown
-from cptlib.files import records_root
+from cptlib.errors import CptError
 
 
 def _examples(text: str) -> dict:
@@ -16,8 +15,9 @@ def _examples(text: str) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands; those on laws are declared beside the laws."""
+    """All commands; those on laws and on runs are declared beside them."""
     from cptlib.laws import command as laws
+    from cptlib.runs import command as runs
 
     top = argparse.ArgumentParser(
         prog="cptlib",
@@ -34,21 +34,6 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--json", action="store_true", help="list as JSON")
     data.set_defaults(run=_data)
 
-    sweep = commands.add_parser(
-        "sweep",
-        help="train the runs of a study that have no record",
-        **_examples("cptlib sweep dcpt --profile laptop --workers 2"),
-    )
-    sweep.add_argument("study")
-    sweep.add_argument("--profile", default="smoke")
-    sweep.add_argument("--fresh", action="store_true", help="train everything again, whatever is recorded")
-    sweep.add_argument(
-        "--executor", default="local", choices=("local",), help="where runs are trained: processes on this machine"
-    )
-    sweep.add_argument("--workers", type=int, help="processes; one a core by default")
-    sweep.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
-    sweep.set_defaults(run=_sweep)
-
     claims = commands.add_parser(
         "claims",
         help="the scoreboard: a verdict per claim, computed from the records",
@@ -62,25 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     claims.set_defaults(run=_claims)
 
-    records = commands.add_parser(
-        "records", help="the recorded runs", **_examples("cptlib records --study dcpt --json")
-    )
-    records.add_argument("--study")
-    records.add_argument("--json", action="store_true")
-    records.set_defaults(run=_records)
-
-    verify = commands.add_parser(
-        "verify",
-        help="train a sample of the recorded runs again and compare",
-        **_examples("cptlib verify --study dcpt -n 3"),
-    )
-    verify.add_argument("--study", default="dcpt")
-    verify.add_argument("-n", type=int, default=3, help="runs to train again")
-    verify.add_argument("--profile", help="sample from this profile only; from all by default")
-    verify.add_argument("--seed", type=int, default=0, help="of the sample")
-    verify.add_argument("--json", action="store_true")
-    verify.set_defaults(run=_verify)
-
+    runs.register(commands, _registry, _table)
     laws.register(commands)
     return top
 
@@ -110,13 +77,10 @@ def _data(args) -> None:
     _table(rows)
 
 
-def _sweep(args) -> None:
-    from cptlib.runs.train import Engine
-    from cptlib.studies.registry import grid, study
+def _registry():
+    from cptlib.studies import registry
 
-    module = study(args.study)
-    engine = Engine(compiled=args.compile)
-    module.run(grid(args.study, args.profile), fresh=args.fresh, workers=args.workers, engine=engine)
+    return registry
 
 
 def _claims(args) -> None:
@@ -130,38 +94,6 @@ def _claims(args) -> None:
         print(json.dumps(found, indent=1))
     else:
         _table([{k: row[k] for k in ("id", "verdict", "statistic", "value", "lo", "hi", "profile")} for row in found])
-
-
-def _stores(study: str | None):
-    from cptlib.runs.store import Store
-
-    names = sorted(path.stem for path in records_root().glob("*.parquet"))
-    if study is not None and study not in names:
-        raise unknown("recorded study", study, names)
-    return [Store(name) for name in ([study] if study else names)]
-
-
-def _records(args) -> None:
-    rows = [record.summary() for store in _stores(args.study) for record in store.load().values()]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        _table(rows)
-
-
-def _verify(args) -> None:
-    from cptlib.runs.verify import verify
-
-    _stores(args.study)
-    if args.n < 1:
-        raise CptError(f"-n must be at least 1, not {args.n}")
-    rows = verify(args.study, args.n, profile=args.profile, seed=args.seed)
-    print(json.dumps(rows, indent=1)) if args.json else _table(rows)
-    if not all(row["agrees"] for row in rows):
-        raise CptError(
-            f"{sum(not row['agrees'] for row in rows)} of {len(rows)} retrained runs differ from their records "
-            "by more than the allowed spread"
-        )
 
 
 def _table(rows: list[dict]) -> None:

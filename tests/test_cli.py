@@ -37,7 +37,8 @@ def said(capsys) -> list[str]:
 
 
 def test_the_commands_of_the_book_are_there():
-    assert {words[0] for words in COMMANDS} == {"data", "sweep", "claims", "records", "verify", "laws", "fit", "plan"}
+    runs = {"sweep", "bundle", "run-bundle", "import", "records", "verify"}
+    assert {words[0] for words in COMMANDS} == {"data", "claims", "laws", "fit", "plan", *runs}
     assert {words[1] for words in COMMANDS if len(words) > 1} == {"ratio", "domain-tokens", "compute"}
 
 
@@ -65,8 +66,16 @@ def test_every_example_can_be_parsed(words):
     [
         ("sweep nowhere", "unknown study 'nowhere'; allowed: dcpt"),
         ("sweep dcpt --profile huge", "unknown profile 'huge'; allowed: "),
+        ("sweep dcpt --workers 0", "--workers must be at least 1, not 0"),
+        ("sweep dcpt --executor cloud", "unknown executor 'cloud'; allowed: local, dask://HOST:PORT, slurm"),
+        ("sweep dcpt --executor dask://here", "unknown executor 'dask://here'; allowed: "),
+        ("sweep dcpt --executor slurm:partition=a;b", "unknown executor 'slurm:partition=a;b'; allowed: "),
+        ("bundle nowhere -o x", "unknown study 'nowhere'; allowed: dcpt"),
+        ("run-bundle no/such", "no/such is not a bundle: bundle.json: No such file or directory"),
+        ("run-bundle no/such --threads 0", "--threads must be at least 1, not 0"),
+        ("import no/such.parquet", "cannot read no/such.parquet: "),
         ("data fetch --profile huge", "unknown profile 'huge'; allowed: "),
-        ("fit dcpt-l9 losses.csv", "unknown law 'dcpt-l9'; allowed: chinchilla, "),
+        ("fit dcpt-l9 losses.csv", "unknown law 'dcpt-l9'; allowed: "),
         ("fit chinchilla no/such.csv", "no/such.csv"),
         ("plan compute no/such.json --compute 1e20", "cannot read no/such.json: No such file or directory"),
         ("claims --paper nothing", "unknown paper with a chapter 'nothing'; allowed: "),

@@ -32,14 +32,15 @@ def sequence_bytes(spec: RunSpec) -> int:
     return spec.model.context * (shape.layers * layer + PER_LOGIT * spec.tokenizer.vocab_size)
 
 
-def needed_bytes(spec: RunSpec) -> int:
+def at_once(spec: RunSpec, engine: Engine) -> int:
+    """Sequences that go through the model together."""
+    batch = spec.batch_tokens // spec.model.context
+    return min(engine.micro_batch or batch, batch)
+
+
+def needed_bytes(spec: RunSpec, engine: Engine) -> int:
     """Bytes that training a run takes, besides the libraries themselves; good to about a third."""
-    return fixed_bytes(spec) + spec.batch_tokens // spec.model.context * sequence_bytes(spec)
-
-
-def fitting_sequences(spec: RunSpec, free: float) -> int:
-    """Sequences a step that `free` bytes have room for."""
-    return max(0, int((free - fixed_bytes(spec)) // sequence_bytes(spec)))
+    return fixed_bytes(spec) + at_once(spec, engine) * sequence_bytes(spec)
 
 
 def allocation_failed(error: BaseException) -> bool:
@@ -85,20 +86,19 @@ def _on_machine() -> float:
     return float("inf")
 
 
-def explain(spec: RunSpec, engine: Engine, error: BaseException | None = None) -> str:
-    """One line on a run that does not fit: what it needs, what there is, and the largest batch that would fit."""
-    if error is not None:
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
+def explain(spec: RunSpec, engine: Engine, error: BaseException) -> str:
+    """One line on a run that does not fit: what it needs, what there is, and the micro-batch that would fit."""
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
     device = engine.resolved_device()
-    free, sequences = free_bytes(device), spec.batch_tokens // spec.model.context
-    # the estimate is good to about a third, and a batch of this size has just failed
-    fits = min(fitting_sequences(spec, 0.75 * free), sequences - 1)
+    free, sequences = free_bytes(device), at_once(spec, engine)
+    # the estimate is good to about a third, and this many have just failed
+    fits = min(int((0.75 * free - fixed_bytes(spec)) // sequence_bytes(spec)), sequences - 1)
     return (
         f"run {spec.id} does not fit into the memory of {device}: {sequences} sequences of {spec.model.context} tokens "
-        f"a step need about {needed_bytes(spec) / GIB:.2g} GiB, {free / GIB:.2g} GiB are free; "
+        f"at a time need about {needed_bytes(spec, engine) / GIB:.2g} GiB, {free / GIB:.2g} GiB are free; "
         + (
-            f"{fits} sequences (batch_tokens {fits * spec.model.context}) would fit"
-            if fits
+            f"with --micro-batch {fits} it would fit, and give the same result within rounding"
+            if fits > 0
             else "not even one sequence would fit: take a smaller model or context"
         )
     )

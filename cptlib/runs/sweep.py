@@ -337,7 +337,7 @@ class _Drive:
             self.jobs[spec.id] = replace(self.jobs[spec.id], fresh=False)
             self.waiting = {spec.id: spec} | self.waiting
         else:
-            need = f"if memory ran out: it needs about {needed_bytes(spec) / GIB:.2g} GiB"
+            need = f"if memory ran out: it needs about {needed_bytes(spec, self.work.engine) / GIB:.2g} GiB"
             self._fail(spec, f"lost its worker {ATTEMPTS} times ({why}); {need}")
 
     def _fail(self, spec: RunSpec, why: str) -> None:

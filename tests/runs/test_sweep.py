@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from runs_records import altered
+from runs_world import Here
 
 import cptlib
 from cptlib.errors import CptError
@@ -22,22 +23,6 @@ from cptlib.runs.verify import PLATFORM_SPREAD, verify
 
 CPU = Engine(device="cpu")
 DIVERGES = AdamW(weight_decay=1e32)
-
-
-class Here(Executor):
-    """Runs a job where it is submitted, and notes the order."""
-
-    def __init__(self):
-        self.jobs = []
-
-    def submit(self, function, job):
-        self.jobs.append(job)
-        future = Future()
-        try:
-            future.set_result(function(job))
-        except Exception as error:  # as any executor hands it back
-            future.set_exception(error)
-        return future
 
 
 class Nothing(Executor):

@@ -1,0 +1,178 @@
+"""`cptlib sweep`, `bundle`, `run-bundle`, `import`, `records` and `verify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from types import ModuleType
+
+from cptlib.errors import CptError, unknown
+from cptlib.files import project_root, records_root
+
+EXECUTORS = """\
+executors:
+  local              processes of this machine: one a GPU, or one a core (--workers sets another number)
+  dask://HOST:PORT   a running Dask scheduler; runs take one GPU each where its workers offer the resource GPU
+  slurm              array jobs through submitit; options of the jobs follow: slurm:partition=gpu,timeout_min=120
+  submitit-local     the same, in processes of this machine
+All workers need the cache folder (data/ or CPTLIB_CACHE): starts, checkpoints and logs are shared through it."""
+
+
+def register(subparsers, registry: Callable[[], ModuleType], table: Callable[[list[dict]], None]) -> None:
+    """Add the subcommands; each sets `run`, called with the parsed arguments.
+
+    Parameters
+    ----------
+    subparsers : from `ArgumentParser.add_subparsers`
+    registry : callable
+        Gives `cptlib.studies.registry`, which stands above this module, when a command needs it.
+    table : callable
+        Prints rows for a person.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+
+    def command(name: str, example: str, run: Callable, **texts) -> argparse.ArgumentParser:
+        parser = subparsers.add_parser(name, formatter_class=raw, epilog=f"example:\n  {example}", **texts)
+        parser.set_defaults(run=lambda args: run(args, registry, table))
+        return parser
+
+    sweep = command(
+        "sweep",
+        "cptlib sweep dcpt --profile laptop --workers 2",
+        _sweep,
+        help="train the runs of a study that have no record",
+        description=f"Train the runs of a study that have no record; starts first, and once.\n\n{EXECUTORS}",
+    )
+    sweep.add_argument("study")
+    sweep.add_argument("--profile", default="smoke")
+    sweep.add_argument("--fresh", action="store_true", help="train everything again, whatever is recorded")
+    sweep.add_argument("--executor", default="local", help="where runs are trained, see above (default: local)")
+    sweep.add_argument("--workers", type=int, help="runs at a time here; one a GPU, or one a core, by default")
+    sweep.add_argument(
+        "--micro-batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sequences at a time, where memory does not hold a whole batch",
+    )
+    sweep.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
+
+    bundle = command(
+        "bundle",
+        "cptlib bundle dcpt --profile h100 -o dcpt-h100",
+        _bundle,
+        help="a folder with the runs of a study, for a machine without network",
+        description="Put the runs that have no record into a folder of at most 64 MiB, with token arrays and this\n"
+        "package. There, `python DIR/run.py` trains them; here, `cptlib import DIR` takes the records.",
+    )
+    bundle.add_argument("study")
+    bundle.add_argument("--profile", default="smoke")
+    bundle.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make")
+    bundle.add_argument("--fresh", action="store_true", help="bundle every run, whatever is recorded")
+
+    run_bundle = command(
+        "run-bundle",
+        "cptlib run-bundle dcpt-h100 --workers 4",
+        _run_bundle,
+        help="train the runs of a bundle",
+        description="Train the runs of a bundle into DIR/records; the same as `python DIR/run.py`, which needs no\n"
+        "installation of cptlib.",
+    )
+    from cptlib.runs.bundle import add_options
+
+    add_options(run_bundle)
+
+    take = command(
+        "import",
+        "cptlib import dcpt-h100/records/dcpt.parquet",
+        _import,
+        help="take records that another machine made",
+        description="Check records that another machine made, and add them to the store: all of them, or none.",
+    )
+    take.add_argument("records", metavar="RECORDS", help="a record file, or the folder of a bundle")
+    take.add_argument("--replace", action="store_true", help="let a record take the place of another one of its run")
+
+    records = command("records", "cptlib records --study dcpt --json", _records, help="the recorded runs")
+    records.add_argument("--study")
+    records.add_argument("--json", action="store_true")
+
+    verify = command(
+        "verify",
+        "cptlib verify --study dcpt -n 3",
+        _verify,
+        help="train a sample of the recorded runs again and compare",
+    )
+    verify.add_argument("--study", default="dcpt")
+    verify.add_argument("-n", type=int, default=3, help="runs to train again")
+    verify.add_argument("--profile", help="sample from this profile only; from all by default")
+    verify.add_argument("--seed", type=int, default=0, help="of the sample")
+    verify.add_argument("--json", action="store_true")
+
+
+def _sweep(args, registry, _table) -> None:
+    from cptlib.runs.executors import place
+    from cptlib.runs.sweep import training_at
+    from cptlib.runs.train import Engine
+
+    if args.workers is not None and args.workers < 1:
+        raise CptError(f"--workers must be at least 1, not {args.workers}")
+    module, grid = registry().study(args.study), registry().grid(args.study, args.profile)
+    engine = Engine(compiled=args.compile, micro_batch=args.micro_batch)
+    with training_at(place(args.executor)):
+        module.run(grid, fresh=args.fresh, workers=args.workers, engine=engine)
+
+
+def _bundle(args, registry, _table) -> None:
+    from cptlib.runs.bundle import gathered, write
+
+    module, grid = registry().study(args.study), registry().grid(args.study, args.profile)
+    work = gathered(lambda: module.run(grid, fresh=args.fresh))
+    if work is None:
+        raise CptError(f"{args.study}/{args.profile}: every run has a record; --fresh bundles them all the same")
+    path = write(work, args.output)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    print(f"{len(work.pending)} runs in {path}, {size / 2**20:.1f} MiB; to train them there: python {path.name}/run.py")
+
+
+def _run_bundle(args, _registry, _table) -> None:
+    from cptlib.runs.bundle import run_command
+
+    run_command(args)
+
+
+def _import(args, registry, _table) -> None:
+    from cptlib.book import profile_names
+    from cptlib.runs.imports import import_records
+
+    done = import_records(args.records, registry().STUDIES, profile_names(project_root()), args.replace)
+    print(f"{done.study}: {len(done.new)} records imported, {done.present} were there already")
+
+
+def _stores(study: str | None):
+    from cptlib.runs.store import Store
+
+    names = sorted(path.stem for path in records_root().glob("*.parquet"))
+    if study is not None and study not in names:
+        raise unknown("recorded study", study, names)
+    return [Store(name) for name in ([study] if study else names)]
+
+
+def _records(args, _registry, table) -> None:
+    rows = [record.summary() for store in _stores(args.study) for record in store.load().values()]
+    print(json.dumps(rows, indent=1)) if args.json else table(rows)
+
+
+def _verify(args, _registry, table) -> None:
+    from cptlib.runs.verify import verify
+
+    _stores(args.study)
+    if args.n < 1:
+        raise CptError(f"-n must be at least 1, not {args.n}")
+    rows = verify(args.study, args.n, profile=args.profile, seed=args.seed)
+    print(json.dumps(rows, indent=1)) if args.json else table(rows)
+    if not all(row["agrees"] for row in rows):
+        raise CptError(
+            f"{sum(not row['agrees'] for row in rows)} of {len(rows)} retrained runs differ from their records "
+            "by more than the allowed spread"
+        )
