@@ -60,7 +60,7 @@ def test_conda_environment_is_the_same_list():
     assert list(conda.filter(releases)) == list(pip.filter(releases)) != []
     (by_pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     extras = re.fullmatch(r"-e \.\[([a-z,]+)\]", *by_pip).group(1).split(",")
-    assert sorted(extras) == sorted(EXTRAS) == ["book", "methods", "test"]
+    assert sorted(extras) == sorted(EXTRAS) == ["book", "methods", "scale", "test"]
 
 
 def test_set_up_script_allows_the_pythons_of_the_project(bootstrap):
@@ -91,7 +91,9 @@ def test_every_library_the_package_imports_is_declared():
             imported |= {name.split(".")[0]: path.name for name in names}
     foreign = {name for name in imported if name not in sys.stdlib_module_names and name != "cptlib"}
     undeclared = {name for name in foreign if canonicalize_name(modules.get(name, name)) not in declared}
-    assert undeclared <= {canonicalize_name(Requirement(line).name) for line in EXTRAS["methods"]}, imported
+    optional = {canonicalize_name(Requirement(line).name) for line in (*EXTRAS["methods"], *EXTRAS["scale"])}
+    assert undeclared <= optional, imported
+    assert set(EXTRAS["scale"]) <= set(EXTRAS["test"])  # its tests run with the others
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -68,7 +68,7 @@ def place(text: str) -> Place:
 
 def _need_package(name: str, text: str) -> None:
     if find_spec(name) is None:
-        raise CptError(f"executor {text!r} needs the package `{name}`, not installed here: pip install 'cptlib[scale]'")
+        raise CptError(f"executor {text!r} needs the package `{name}`, not installed here: pip install -e '.[scale]'")
 
 
 @contextlib.contextmanager
