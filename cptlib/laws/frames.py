@@ -59,7 +59,7 @@ def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 def _check(values: np.ndarray, name: str, lower: float, upper: float, positive: bool, rows: np.ndarray) -> None:
     bad = rows & ~np.isfinite(values)
-    allowed = "a finite number"
+    allowed = "a finite number (leave such rows out with --where, as in --where 'loss == loss')"
     if not bad.any():
         allowed = f"in [{lower:g}, {upper:g}]" if np.isfinite(lower) else "a finite number"
         if (lower, upper) == (0, 1):

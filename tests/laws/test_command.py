@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 
 import laws_worlds as worlds
+import numpy as np
+import pandas as pd
 import pytest
+from laws_certified import fit_of
 
 from cptlib.errors import CptError
 from cptlib.laws import LAWS
@@ -72,7 +76,16 @@ def test_plans_run_on_saved_fits(files, capsys):
 
 
 def test_every_help_has_an_example(capsys):
-    for words in (("laws",), ("fit",), ("plan",), ("plan", "ratio"), ("plan", "domain-tokens"), ("plan", "compute")):
+    for words in (
+        ("laws",),
+        ("fit",),
+        ("plan",),
+        ("plan", "ratio"),
+        ("plan", "domain-tokens"),
+        ("plan", "compute"),
+        ("plan", "replay"),
+        ("plan", "peak-lr"),
+    ):
         with pytest.raises(SystemExit) as stop:
             run(*words, "--help")
         assert stop.value.code == 0 and "example:\n  cptlib " in capsys.readouterr().out
@@ -112,6 +125,225 @@ def test_other_bad_input(files, tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(CptError, match="not a saved fit"):
         run("plan", "compute", tmp_path / "other.json", "--compute", "1")
+
+
+def curves(folder):
+    """Two files of a world in N and D without a column run, and one with odd names, text, gaps and copies."""
+    frame = worlds.simulate("chinchilla", noise=0.003, seed=3)
+    frame.iloc[:60].to_csv(folder / "a.csv", index=False)
+    frame.iloc[60:].to_csv(folder / "b.csv", index=False)
+    odd = frame.rename(columns={"N": "params (non-embedding)", "D": "tokens seen", "loss": "val/loss"})
+    odd = odd.assign(note="x", run=[f"run {k % 17}" for k in range(len(odd))])
+    odd.loc[[4, 9], "val/loss"] = None
+    odd = odd.iloc[[*range(len(odd)), 0, 0, 1]]
+    odd.to_csv(folder / "odd.csv", index=False)
+    return folder
+
+
+def test_several_files_are_runs_named_by_their_stems(tmp_path, capsys):
+    folder = curves(tmp_path)
+    words = ("fit", "chinchilla", folder / "a.csv", folder / "b.csv", "--bootstrap", "0", "--json")
+    run(*words, "--holdout", "run == 'b'")
+    out = json.loads(capsys.readouterr().out)
+    assert out["n"] == 60 and out["heldout"]["n"] == 60
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "a.csv").write_bytes((folder / "b.csv").read_bytes())
+    run(
+        "fit",
+        "chinchilla",
+        folder / "a.csv",
+        folder / "deeper" / "a.csv",
+        "--where",
+        f"run != '{folder}/a'",
+        "--bootstrap",
+        "0",
+        "--json",
+    )
+    assert json.loads(capsys.readouterr().out)["n"] == 60
+
+
+def test_odd_tables_are_mapped_selected_and_said(tmp_path, capsys):
+    odd = curves(tmp_path) / "odd.csv"
+    mapping = ("--columns", "N=params (non-embedding),D=tokens seen", "--target", "val/loss")
+    with pytest.raises(CptError, match=r"column val/loss, row 5: nan .*--where"):
+        run("fit", "chinchilla", odd, *mapping)
+    run(
+        "fit",
+        "chinchilla",
+        odd,
+        "--columns",
+        "N=params (non-embedding),D=tokens seen,loss=val/loss",
+        "--where",
+        "loss == loss and N > 1e8",
+        "--bootstrap",
+        "20",
+        "--json",
+    )
+    out = json.loads(capsys.readouterr().out)
+    assert out["status"] == "converged" and any("rows repeat others" in note for note in out["notes"])
+    assert any("17 runs" in note for note in out["notes"])
+    with pytest.raises(CptError, match="odd.csv where N < 0.*: no row is left"):
+        run(
+            "fit",
+            "chinchilla",
+            odd,
+            *mapping,
+            "--columns",
+            "N=params (non-embedding),D=tokens seen",
+            "--where",
+            "N < 0",
+        )
+
+
+def test_parameters_are_fixed_at_numbers_or_saved_values(tmp_path, capsys):
+    folder = curves(tmp_path)
+    run("fit", "chinchilla", folder / "a.csv", "--bootstrap", "0", "--save", folder / "scratch.json", "--json")
+    scratch = json.loads(capsys.readouterr().out)["params"]
+    saved = folder / "scratch.json"
+    run(
+        "fit",
+        "crosslingual",
+        folder / "b.csv",
+        "--fix",
+        f"E={saved},A={saved},alpha={saved}",
+        "--bootstrap",
+        "10",
+        "--json",
+    )
+    out = json.loads(capsys.readouterr().out)
+    assert out["fixed"] == ["E", "A", "alpha"] and out["params"]["E"]["lo"] is None
+    assert out["params"]["A"]["value"] == pytest.approx(scratch["A"]["value"], rel=1e-12)
+    run("fit", "crosslingual", folder / "b.csv", "--fix", "E=1.8", "--bootstrap", "0")
+    assert "E        1.8   fixed" in capsys.readouterr().out
+    for text, message in (
+        ("E", "NAME=VALUE"),
+        ("E=much", "a number or a saved FIT.json"),
+        (f"gamma={saved}", "gives no gamma; it gives E, A"),
+        ("Q=1", "unknown parameter of crosslingual 'Q'"),
+        ("A=400", "A can be fixed only together with alpha"),
+    ):
+        with pytest.raises(CptError, match=message):
+            run("fit", "crosslingual", folder / "b.csv", "--fix", text)
+
+
+def test_ratios_name_the_shares_of_a_mixture(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(3), 40)
+    frame = pd.DataFrame(shares, columns=["web", "code", "r_law"]).assign(r_other=0.5)
+    frame["code loss"] = 1.5 + 2 * np.exp(-1.5 * frame.code - 0.3 * frame.web)
+    frame.to_csv(tmp_path / "mix.csv", index=False)
+    words = ("fit", "data-mixing", tmp_path / "mix.csv", "--ratios", "web, code,r_law", "--target", "code loss")
+    run(*words, "--bootstrap", "10", "--save", tmp_path / "mix.json", "--json")
+    out = json.loads(capsys.readouterr().out)
+    assert list(out["params"]) == ["c", "k", "t_web", "t_code", "t_law"] and out["fixed"] == ["t_law"]
+    assert out["params"]["t_code"]["value"] == pytest.approx(-1.5, rel=1e-3)
+    with pytest.raises(CptError, match="--ratios: no column 'books'; found: web, code"):
+        run("fit", "data-mixing", tmp_path / "mix.csv", "--ratios", "web,books")
+
+
+def test_a_figure_is_drawn_or_refused(tmp_path, capsys):
+    folder = curves(tmp_path)
+    words = ("fit", "chinchilla", folder / "a.csv", "--bootstrap", "0", "--holdout", "N > 3e9")
+    for name in ("fit.png", "fit.svg"):
+        run(*words, "--plot", folder / name)
+        assert (folder / name).stat().st_size > 5_000
+    with pytest.raises(CptError, match="saved as .png or .svg"):
+        run(*words, "--plot", folder / "fit.pdf")
+    assert not list(folder.glob(".*part"))
+    capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def dynamics(tmp_path_factory):
+    """Saved dynamics fits of the printed constants, with draws around them."""
+    folder = tmp_path_factory.mktemp("dynamics")
+    seen = {"S1p": (1.0, 10.0), "S2p": (0.0, 0.2), "S1c": (0.0, 2.0), "S2c": (-0.3, 0.3)}
+    names = ("L0", "A", "alpha", "C1", "C2", "B", "E", "beta")
+    for name, values in (
+        ("g", (3.057, 0.490, 0.497, 0.299, 0.298, 0.366, 28.0, 0.189)),
+        ("d", (3.024, 0.412, 0.677, 0.278, 0.324, -0.666, 5662.0, 0.146)),
+    ):
+        result = fit_of("dynamics", dict(zip(names, values, strict=True)), seen)
+        result = dataclasses.replace(result, draws=result.vector * np.linspace(0.999, 1.001, 20)[:, None])
+        (folder / f"{name}.json").write_text(json.dumps(result.to_json(draws=True)))
+    return folder
+
+
+def test_plans_of_peak_rates(dynamics, capsys):
+    both = ("plan", "peak-lr", "--general", dynamics / "g.json", "--domain", dynamics / "d.json")
+    schedule = ("--weight", "0.7", "--steps", "20000", "--shape", "cosine", "--lowest", "1e-6", "--highest", "1e-3")
+    run(
+        *both,
+        *schedule,
+        "--pt-peak",
+        "2e-4",
+        "--pt-steps",
+        "40000",
+        "--pt-decay-steps",
+        "4000",
+        "--potential",
+        "0.1",
+        "--json",
+    )
+    first = json.loads(capsys.readouterr().out)
+    run(
+        *both,
+        *schedule,
+        "--S1p",
+        first["details"]["S1p"],
+        "--S2p",
+        first["details"]["S2p"],
+        "--pt-last",
+        "2e-5",
+        "--json",
+    )
+    assert json.loads(capsys.readouterr().out)["value"] == pytest.approx(first["value"])
+    run(*both, *schedule, "--pt-peak", "2e-4", "--pt-steps", "40000", "--pt-decay-steps", "4000", "--potential", "best")
+    assert "Pre-training should end at" in capsys.readouterr().out
+    for words, message in (
+        ((), "needs --pt-peak and --pt-steps, or"),
+        (("--S1p", "7"), "--S1p, --S2p and --pt-last together"),
+        (("--pt-peak", "2e-4", "--pt-steps", "9", "--potential", "best"), "best needs --pt-decay-steps"),
+        (("--pt-peak", "2e-4", "--pt-steps", "9", "--potential", "low"), "a number from 0 to 1 or best"),
+        (("--pt-peak", "2e-4", "--pt-steps", "9", "--potential", "0.5"), "needs --pt-decay-steps above 0"),
+    ):
+        with pytest.raises(CptError, match=message):
+            run(*both, *schedule, *words)
+
+
+def test_plans_of_replay(files, dynamics, capsys):
+    both = (
+        "plan",
+        "replay",
+        "--general",
+        files / "fit.json",
+        "--domain",
+        files / "fit.json",
+        "--N",
+        "1e6",
+        "--D",
+        "1e6",
+    )
+    run(*both, "--tolerance", "0.05", "--base-loss", "3.5", "--json")
+    least = json.loads(capsys.readouterr().out)
+    assert least["lo"] <= least["value"] <= least["hi"] and least["details"]["rise"] <= 0.05 + 1e-9
+    run(*both, "--weight", "0.5", "--json")
+    assert json.loads(capsys.readouterr().out)["value"] == pytest.approx(0.5, abs=1e-3)  # one law for both corpora
+    for words, message in (
+        ((), "needs --tolerance and --base-loss, or --weight"),
+        (("--weight", "0.5", "--tolerance", "0.1"), "not both"),
+        (("--weight", "0.5", "--at", "N"), "NAME=NUMBER"),
+    ):
+        with pytest.raises(CptError, match=message):
+            run(*both, *words)
+    with pytest.raises(CptError, match="needs a law in r"):
+        run("plan", "replay", "--general", dynamics / "g.json", "--tolerance", "0.1", "--base-loss", "3")
+
+
+def test_nothing_is_left_half_written(files, tmp_path):
+    with pytest.raises(CptError):
+        run("fit", "chinchilla", files / "data.csv", "--holdout", "N > 1e30", "--save", tmp_path / "fit.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_the_laws_imports_no_heavy_library():
