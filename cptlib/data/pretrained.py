@@ -61,7 +61,7 @@ class Pretrained:
         if not isinstance(self.remote_code, bool):
             raise CptError(f"pretrained model {self.name}: remote_code must be true or false, not {self.remote_code!r}")
         if COMMIT.fullmatch(self.revision):
-            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name):
+            if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.name):
                 raise CptError(f"pretrained model {self.name!r}: an id of the hub is OWNER/NAME")
         elif not CONTENT.fullmatch(self.revision):
             raise CptError(

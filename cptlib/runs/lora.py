@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from cptlib.errors import CptError
@@ -31,7 +32,8 @@ def attach(model: PreTrainedModel, lora: Lora, seed: int):
     if unknown := sorted(set(lora.targets) - names):
         raise CptError(f"lora.targets: no linear layer of the model is named {unknown[0]!r}; it has: {sorted(names)}")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
-    with GENERATOR, torch.random.fork_rng(devices=[]):
+    with GENERATOR, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers: nothing a reader can act on
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

@@ -107,7 +107,8 @@ class Objective:
 def positions(x_BT, separator: int):
     """Position of each token in its document, which begins with the separator before it; (B, T).
 
-    Where positions begin anew `transformers` keeps attention from crossing, whatever the kind of attention.
+    Where positions begin anew `transformers` keeps attention from crossing, whatever its kind (sliding windows, flash
+    attention), as long as the model keeps no cache.
     """
     import torch
 

@@ -164,7 +164,7 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
     saved = checkpoints.load(resume := checkpoints.folder(spec.id, "resume"))
     model = weights.begin(spec, resumed=saved is not None).to(device).train()
     if engine.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     optimizer = _adamw(model, spec)
     curves, step = Curves(), 0
     if saved is not None:
@@ -242,6 +242,13 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         matmul_peak(device),
         trainable,
     )
+
+
+def checkpoint_activations(model) -> None:
+    """Let a model keep only what lies between its layers for the way back."""
+    # the second is its older name; both take the options of torch.utils.checkpoint first
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 @dataclass(frozen=True)

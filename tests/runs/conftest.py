@@ -41,3 +41,27 @@ def tiny(cache):
     import runs_world
 
     return runs_world.tiny
+
+
+@pytest.fixture
+def pico(cache, tmp_path):
+    """A function from a kind of pico model to the pretrained model in a folder."""
+    import runs_pico
+
+    from cptlib.data.pretrained import Pretrained
+
+    return lambda kind: Pretrained.folder(runs_pico.write(tmp_path / kind, kind))
+
+
+@pytest.fixture
+def from_pico(tiny):
+    """A function from a pretrained model, and changes, to the spec of a run of a moment that starts from it."""
+    from cptlib.data.pretrained import PretrainedTokenizer
+    from cptlib.runs.spec import PretrainedModel, Schedule
+
+    def make(pretrained, context: int = 32, weights: dict | None = None, **changes):
+        parts = {"model": PretrainedModel(pretrained, context), "tokenizer": PretrainedTokenizer(pretrained)}
+        schedule = Schedule("constant", 5e-3, warmup=0.1)
+        return tiny(weights=weights).but(**({"start": pretrained, "schedule": schedule} | parts | changes))
+
+    return make
