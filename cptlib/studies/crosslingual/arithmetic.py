@@ -27,7 +27,7 @@ COMPUTE = {"1e18": 1e18, "1e20": 1e20, "1e22": 1e22, "1e24": 1e24}
 def loss(arm: str, n, d):
     """Printed law of "scratch" or "CPT"."""
     name, values = ("crosslingual", CPT) if arm == "CPT" else ("chinchilla", SCRATCH)
-    return law(name).predict(values, pd.DataFrame({"N": np.atleast_1d(n), "D": np.atleast_1d(d)}))
+    return law(name).predict(values, {"N": n, "D": d})
 
 
 def gap(n: float, d: float, scratch_tokens: float | None = None) -> float:
