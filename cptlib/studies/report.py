@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -111,13 +111,18 @@ def leakage_table(measured: Mapping[str, Mapping]) -> pd.DataFrame:
     )
 
 
-def compute_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
-    """What the evidence cost, from the records."""
+def base_or_continued(record: Record) -> str:
+    return "continued runs" if record.run_spec().start is not None else "base runs"
+
+
+def compute_table(
+    records: Mapping[str, Record], profile: str, stage: Callable[[Record], str] = base_or_continued
+) -> pd.DataFrame:
+    """What the evidence cost, from the records; `stage` says in which row a run is counted."""
     groups: dict[str, list[Record]] = {}
     for record in records.values():
-        stage = "continued runs" if record.run_spec().start is not None else "base runs"
         if record.profile == profile:
-            groups.setdefault(stage, []).append(record)
+            groups.setdefault(stage(record), []).append(record)
         elif record.profile == f"{profile}-tuning":
             groups.setdefault("learning-rate trials", []).append(record)
     return pd.DataFrame(
