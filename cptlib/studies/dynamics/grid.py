@@ -29,7 +29,8 @@ class Grid:
     other_domains : tuple of str
         Domains of one constant-rate run each.
     unseen : tuple of str
-        Corpora that no run trains on or that a run did not choose: scored in the runs whose final losses matter.
+        Corpora that the main runs do not train on, scored in those whose final losses matter; the first stands for the
+        general text where that is taken as unknown.
     vocabulary : tuple of str
         Domains beside which the tokenizer was trained.
     width : int
@@ -128,6 +129,11 @@ class Grid:
     @property
     def domains(self) -> tuple[str, ...]:
         return (self.domain, self.far_domain, *self.other_domains)
+
+    @property
+    def proxy(self) -> str:
+        """What stands for the general text where that is unknown."""
+        return self.unseen[0]
 
     @property
     def corpora(self) -> tuple[str, ...]:
