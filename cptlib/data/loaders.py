@@ -235,7 +235,7 @@ def words_shuffled(*wheels: Archive, of: Callable[..., Iterable[Document]]) -> I
     """
     generator = random.Random(0)  # its stream of floats is fixed by the language
     for document in of(*wheels):
-        words = re.findall(r"\s*\S+", document.text)
+        words = re.findall(r"\s+\S+", f" {document.text}")
         chances = [generator.random() for _ in words]
         order = sorted(range(len(words)), key=chances.__getitem__)
         yield Document("".join(words[i] for i in order).strip(), document.group, document.key or document.text)

