@@ -176,6 +176,13 @@ def check_folder(path: Path) -> None:
             f"pretrained model {path}: no safetensors in it"
             + (" but pickled weights, which are never loaded; convert them first" if pickled else "")
         )
+    if (index := path / "model.safetensors.index.json").is_file():
+        try:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CptError(f"pretrained model {path}: {index.name} cannot be read: {one_line(error)}") from error
+        if missing := sorted(part for part in parts if not (path / Path(str(part)).name).is_file()):
+            raise CptError(f"pretrained model {path}: {missing[0]} is missing")
 
 
 @dataclass(frozen=True)
