@@ -17,7 +17,7 @@ from cptlib.laws.base import Batch, Context, Law
 
 DELTA = 1e-3
 LARGE = 1e250
-CHUNK = 3_000_000  # doubles in one batch of derivatives
+CHUNK = 1_000_000  # doubles in one batch of derivatives
 
 
 def huber(residual: np.ndarray, delta: float = DELTA) -> np.ndarray:
