@@ -19,6 +19,7 @@ LOSSES = ("general", "domain")
 OCTAVES = 3  # candidates for the peak reach this far below the peak of pre-training
 STEPS = 4  # candidates an octave
 SHARES = tuple(np.round(np.arange(0, 1.0, 0.05), 9))  # candidates for the share of general text
+TIE = 1e-3  # nats of a goal that candidates may differ by and count as equal
 POTENTIALS = tuple(np.round(np.linspace(0, 1, 11), 9))
 
 
@@ -38,7 +39,6 @@ def predicted_at(
     fits: Mapping[str, Fitted],
     candidates: Sequence[float],
     spec: Callable[[int, float], RunSpec],
-    name: str,
 ) -> pd.DataFrame:
     """Final losses that the fits expect for each candidate, mean over seeds: columns value, general, domain."""
     seed = grid.seeds[0]  # schedules are those of every seed
@@ -48,9 +48,13 @@ def predicted_at(
     )
 
 
-def best(table: pd.DataFrame, weight: float) -> float:
-    """The candidate with the lowest goal."""
-    return float(table["value"].iloc[int(goal(table["general"], table["domain"], weight).argmin())])
+def best(table: pd.DataFrame, weight: float, trained: Sequence[float]) -> float:
+    """The candidate with the lowest goal; of several within `TIE` of it a trained one, else the middle one."""
+    expected = goal(table["general"], table["domain"], weight).to_numpy()
+    level = table["value"].to_numpy()[expected <= expected.min() + TIE]
+    known = level[np.isin(level, trained)]
+    among = known if len(known) else level
+    return float(among[len(among) // 2])
 
 
 def replay_predictions(frames: Frames, fits: Mapping[str, Fitted]) -> pd.DataFrame:
@@ -98,15 +102,15 @@ def planned_values(frames: Frames) -> pd.DataFrame:
     second: dict[tuple, pd.DataFrame] = {}
     out = []
     for weight in grid.goals:
-        near = neighbours(grid.replays, best(first, weight))
+        near = neighbours(grid.replays, best(first, weight, grid.replays))
         if near not in second:
             second[near] = replay_predictions(frames, replay_fits(frames, near))
         out.append(
             {
                 "weight": weight,
-                "peak": best(peaks, weight),
-                "potential": best(potentials, weight),
-                "replay": best(second[near], weight),
+                "peak": best(peaks, weight, grid.peaks),
+                "potential": best(potentials, weight, grid.potentials),
+                "replay": best(second[near], weight, grid.replays),
             }
         )
     return pd.DataFrame(out)

@@ -32,19 +32,18 @@ WARMUP, PEAK, LOW = 2160, 3e-4, 3e-5
 
 
 def rates(name: str) -> np.ndarray:
-    """Learning rate of every step of a public curve: linear warm-up, then what its name says."""
+    """Rate of every step of a public curve, counted from 0 as in its files: warm-up, then what its name says."""
     kind, *numbers = name.split("_")
-    warm = PEAK * np.arange(1, WARMUP + 1) / WARMUP
+    warm = np.linspace(0, PEAK, WARMUP)
     if kind in ("constant", "cosine"):
-        total = int(numbers[0])
-        k = np.arange(WARMUP + 1, total + 1)
-        shape = 0.5 * (1 + np.cos(np.pi * (k - WARMUP) / (total - WARMUP))) if kind == "cosine" else np.ones(len(k))
-        return np.append(warm, LOW + (PEAK - LOW) * shape if kind == "cosine" else PEAK * shape)
+        k = np.arange(int(numbers[0]) + 1 - WARMUP)
+        shape = 0.5 * (1 + np.cos(np.pi * k / k[-1])) if kind == "cosine" else np.ones(len(k))
+        return np.append(warm, LOW + (PEAK - LOW) * shape)
     if kind == "wsdcon":
         first = 8000
-        return np.concatenate([warm, np.full(first - 1 - WARMUP, PEAK), np.full(first + 1, int(numbers[0]) * 1e-5)])
+        return np.concatenate([warm, np.full(first - WARMUP, PEAK), np.full(first + 1, int(numbers[0]) * 1e-5)])
     begin, total = (int(number) for number in numbers)
-    share = np.arange(1, total - begin + 1) / (total - begin)
+    share = np.arange(total - begin + 1) / (total - begin)
     decay = PEAK + (LOW - PEAK) * share if kind == "wsdld" else PEAK * (LOW / PEAK) ** share
     return np.concatenate([warm, np.full(begin - WARMUP, PEAK), decay])
 
@@ -54,7 +53,7 @@ def path_of(folder: str | Path, size: int, name: str) -> Path:
 
 
 def history(folder: str | Path, size: int, name: str) -> pd.DataFrame:
-    """One curve with every step's rate: columns run, step, lr, and loss where it was measured.
+    """One curve with every step's rate: columns run, step (from 1), lr, and loss where it was measured.
 
     Raises
     ------
@@ -64,10 +63,10 @@ def history(folder: str | Path, size: int, name: str) -> pd.DataFrame:
     path = path_of(folder, size, name)
     if not path.is_file():
         raise CptError(f"{path} is missing; the folder must hold multipowerlaw/csv_25 and csv_100")
-    seen = pd.read_csv(path)
+    seen = pd.read_csv(path)[["step", "loss"]]
     lr = rates(name)
     made = pd.DataFrame({"run": f"{size}M {name}", "step": np.arange(1, len(lr) + 1), "lr": lr})
-    return made.merge(seen[["step", "loss"]], on="step", how="left")
+    return made.merge(seen.assign(step=seen["step"] + 1), on="step", how="left")
 
 
 def tables(folder: str | Path, size: int) -> tuple[pd.DataFrame, pd.DataFrame]:
