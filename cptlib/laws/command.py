@@ -47,7 +47,11 @@ def register(subparsers) -> None:
         "a run named by its file",
     )
     fit.add_argument("--target", help="column that is predicted (default: loss, or what the law predicts)")
-    fit.add_argument("--columns", metavar="N=params,D=tokens", help="which columns hold the law's, where names differ")
+    fit.add_argument(
+        "--columns",
+        metavar="N=params,D=tokens",
+        help="what the law's columns are, where names differ: a column, a number, or arithmetic (r=1-pile,N=7e7)",
+    )
     fit.add_argument(
         "--ratios", metavar="NAME,...", help="columns with the shares of the domains, all others left out (data-mixing)"
     )
@@ -142,19 +146,24 @@ def _tables(paths: list[str]):
 
 
 def _mapped(frame, mapping: str | None):
-    """The frame with columns renamed by `N=params,D=tokens`."""
-    if not mapping:
-        return frame
-    for pair in mapping.split(","):
+    """The frame with columns set by `N=params,D=steps*131072,r=1-pile`, each read from the columns as they were."""
+    from cptlib.laws.frames import arithmetic
+
+    made = {}
+    for pair in mapping.split(",") if mapping else ():
         name, _, source = (part.strip() for part in pair.partition("="))
         if not name or not source:
             raise CptError(f"--columns: {pair!r} is not of the form NAME=COLUMN")
-        if source not in frame.columns:
+        if source in frame.columns:
+            made[name] = frame[source]
+        elif source.isidentifier():
             raise CptError(f"--columns: no column {source!r}; found: {', '.join(map(str, frame.columns))}")
-        if name != source and name in frame.columns:
-            frame = frame.drop(columns=name)
-        frame = frame.assign(**{name: frame[source]})
-    return frame
+        else:
+            try:
+                made[name] = arithmetic(frame, source)
+            except CptError as error:
+                raise CptError(f"--columns {name}: {error}") from error
+    return frame.assign(**made)
 
 
 def _with_ratios(frame, ratios: str | None):

@@ -165,14 +165,8 @@ _NODES = (
 )
 
 
-def select(frame: pd.DataFrame, expression: str) -> np.ndarray:
-    """Rows that fulfil `expression`, as a boolean array: comparisons of columns with numbers or strings, and, or, not.
-
-    Raises
-    ------
-    CptError
-        If the expression is anything else, names an unknown column, or does not give true or false.
-    """
+def _read(frame: pd.DataFrame, expression: str):
+    """The value of an expression over the columns of `frame`, after a look at every part of it."""
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
@@ -188,9 +182,34 @@ def select(frame: pd.DataFrame, expression: str) -> np.ndarray:
                 f"expression {expression!r} names no column {node.id!r}; columns: {', '.join(map(str, frame.columns))}"
             )
     try:
-        mask = np.asarray(frame.eval(expression.strip(), engine="python"))
+        return np.asarray(frame.eval(expression.strip(), engine="python"))
     except Exception as error:  # pandas raises many kinds; all of them mean the expression does not fit the frame
         raise CptError(f"cannot evaluate {expression!r}: {' '.join(str(error).split())[:200]}") from error
+
+
+def arithmetic(frame: pd.DataFrame, expression: str) -> np.ndarray:
+    """Numbers (n,) from an expression over the columns of `frame`, such as "1 - pile" or "steps * 131072".
+
+    Raises
+    ------
+    CptError
+        If the expression is anything else than arithmetic, names an unknown column, or gives no numbers.
+    """
+    values = _read(frame, expression)
+    if values.dtype.kind not in "iuf":
+        raise CptError(f"expression {expression!r} must give a number for every row, such as '1 - pile'")
+    return np.broadcast_to(values.astype(float), len(frame)).copy()
+
+
+def select(frame: pd.DataFrame, expression: str) -> np.ndarray:
+    """Rows that fulfil `expression`, as a boolean array: comparisons of columns with numbers or strings, and, or, not.
+
+    Raises
+    ------
+    CptError
+        If the expression is anything else, names an unknown column, or does not give true or false.
+    """
+    mask = _read(frame, expression)
     if mask.dtype != bool or mask.shape != (len(frame),):
         raise CptError(f"expression {expression!r} must be true or false for every row, such as 'r > 0.5'")
     return mask

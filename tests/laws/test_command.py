@@ -61,6 +61,26 @@ def test_columns_can_be_mapped(files, tmp_path, capsys):
     assert a["params"] == b["params"] and a["objective"] == b["objective"]
 
 
+def test_columns_may_be_numbers_and_arithmetic(tmp_path, capsys):
+    """A sweep over the Pile's ratio in percent and steps, without a size, for the loss of the other corpus."""
+    frame = worlds.simulate("dcpt-l3-free", noise=0.002, seed=1)
+    frame = frame[(frame.N == frame.N.max()) & (frame.r > 0)]
+    sweep = pd.DataFrame({"pile": 100 * (1 - frame.r), "steps": frame.D / 1024, "python": frame.loss})
+    sweep.to_csv(tmp_path / "sweep.csv", index=False)
+    words = ("fit", "dcpt-l3-free", tmp_path / "sweep.csv", "--target", "python", "--bootstrap", "0", "--json")
+    run(*words, "--columns", "r=1 - pile/100,D=steps*1024,N=7e7", "--holdout", "pile == 50")
+    out = json.loads(capsys.readouterr().out)
+    assert out["folded"] == ["A", "alpha"] and out["heldout"]["n"] == 8 and out["heldout"]["mre"] < 0.004
+    for mapping, message in (
+        ("r=pile,D=steps,N=7e7", r"column r, row \d+: .* \(a share; divide percentages by 100\)"),
+        ("r=1-stack,D=steps,N=7e7", "--columns r: .*names no column 'stack'"),
+        ("r=pile>50,D=steps,N=7e7", "must give a number for every row"),
+        ("r=exp(pile),D=steps,N=7e7", "may hold only"),
+    ):
+        with pytest.raises(CptError, match=message):
+            run(*words, "--columns", mapping)
+
+
 def test_plans_run_on_saved_fits(files, capsys):
     fit = files / "fit.json"
     for words in (
