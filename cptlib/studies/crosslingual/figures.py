@@ -69,6 +69,7 @@ def ladders(arms: Arms):
                     look = ordered(k, len(means)) | {"linestyle": line, "markersize": 2.5}
                     ax.plot(arms.tokens, losses, label=_size(n) if arm == CPT else None, **look)
             log_token_axis(ax, TOKENS if ax is axes[0, len(targets) // 2] else "")
+            ax.tick_params(axis="x", labelsize=7)
             ax.set_title(language(target))
         axes[0, 0].set_ylabel(f"validation loss ({NATS})")
         legend_right(axes[0, -1], "parameters N")
@@ -83,6 +84,8 @@ def savings(chapter: Chapter):
         figure, axes = plt.subplots(1, 2, figsize=(WIDTHS["wide"], 3.1))
         for k, (n, row) in enumerate(zip(clusters.sizes, clusters.size_means(mean)[0], strict=True)):
             axes[0].plot(arms.tokens, row, label=_size(n), **ordered(k, len(clusters.sizes)) | {"markersize": 3})
+        bound = 100 * (1 - arms.tokens[0] / arms.tokens)
+        axes[0].plot(arms.tokens, bound, color="#444444", linewidth=0.9, linestyle=(0, (2, 2)), marker="")
         log_token_axis(axes[0], TOKENS)
         axes[0].set_ylabel("tokens saved (%)")
         axes[0].legend(title="parameters N", loc="lower right", ncols=2, fontsize=7)
@@ -94,7 +97,6 @@ def savings(chapter: Chapter):
                 axes[1], clusters.sizes * shift, value, lo, hi, label=language(target), bars=True, **look
             )
         axes[1].axhspan(25, 50, color="#444444", alpha=0.08, linewidth=0)
-        axes[1].annotate("range the paper states", (0.02, 26), xycoords=("axes fraction", "data"), fontsize=7)
         log_count_axis(axes[1].xaxis, "parameters N")
         axes[1].set_ylabel("tokens saved at the end (%)")
         low = min(0.0, *(s.percent[:, -1].min() for s in chapter.savings.values())) - 5
