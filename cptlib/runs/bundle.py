@@ -214,7 +214,11 @@ def corpus_from_json(value: dict) -> Corpus:
         kind = values.pop("source")
         fields = {n: tuple(map(tuple, v)) if isinstance(v, list) else v for n, v in values.pop(kind).items()}
         source, loader = {"hub": (Hub, loaders.hub), "local": (Local, loaders.local)}[kind]
-        return Corpus(sources=(source(**fields),), loader=loader, **values)
+        made = Corpus(sources=(source(**fields),), loader=loader, **values)
+        if not all(isinstance(getattr(made, name), str) for name in ("name", "title", "licence", "language", "kind")):
+            raise TypeError("name, title, licence, language and kind must be texts")
+        made.identity  # noqa: B018 - computed from every other field, so that one of a wrong type is found here
+        return made
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CptError(f"bundle: a corpus is not readable: {type(error).__name__}: {error}") from error
 

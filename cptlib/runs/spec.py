@@ -13,6 +13,7 @@ from cptlib.errors import CptError, unknown
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "cosine", "wsd")
+STAGES = 64  # runs in a chain of starts that are read from a file
 
 
 def _need(condition: bool, message: str) -> None:
@@ -308,6 +309,7 @@ class RunSpec:
             For a missing or unknown field, or a value that no spec may have.
         """
         values = dict(_object(value, cls, "run spec"))
+        _need(_stages(value) <= STAGES, f"more than {STAGES} runs, each the start of the next")
         parts = {"mixture": Mixture, "schedule": Schedule, "evaluation": Evaluation, "optimizer": AdamW, "lora": Lora}
         parts |= {"model": _kind(values.get("model"), "pretrained", PretrainedModel, ModelSpec)}
         parts |= {"tokenizer": _kind(values.get("tokenizer"), "pretrained", PretrainedTokenizer, TokenizerSpec)}
@@ -316,6 +318,14 @@ class RunSpec:
             if values.get(name) is not None or name in values and name not in ("start", "lora"):
                 values[name] = _part(build, values[name], name)
         return _made(cls, values, "")
+
+
+def _stages(value) -> int:
+    """How many runs a nested spec holds, counted a little beyond what is allowed."""
+    count = 0
+    while isinstance(value, dict) and count <= STAGES:
+        value, count = value.get("start"), count + 1
+    return count
 
 
 def _kind(value, sign: str, one, other):

@@ -200,7 +200,7 @@ def _train(
         finally:
             for future in drive.running:  # an executor that is not ours must not go on with them
                 future.cancel()
-            drive.store_missing()
+        drive.store_missing()
     if drive.failures:
         first = next(iter(drive.failures))
         raise SweepError(
@@ -311,15 +311,18 @@ class _Drive:
         elif outcome.kind == "failed":
             self._fail(spec, outcome.message)
         else:
+            if outcome.message:  # its worker could not store the record
+                try:
+                    Store(self.work.study, self.work.records).append(outcome.record)
+                except CptError as error:
+                    self._fail(spec, f"{type(error).__name__}: {error}")
+                    return
             self.made[spec.id] = outcome.record
-            if outcome.message:
-                self.shown.say(f"{spec.id} was not stored by its worker ({outcome.message}); storing it here")
-                self.store_missing()
             note = "trained by another sweep" if outcome.kind == "recorded" else ""
             self.shown.finished(spec, outcome.record, note)
 
     def store_missing(self) -> None:
-        """Store what came back and is not in the store: a worker's disk was full, or its folder another one."""
+        """Store what came back and is not in the store: a worker may have had a folder of its own."""
         store = Store(self.work.study, self.work.records)
         stored = store.load() if self.made else {}
         missing = [r for r in self.made.values() if r.id not in stored or stored[r.id].checksum != r.checksum]
