@@ -1,0 +1,264 @@
+"""The chapter's tables and computed sentences: every number a reader sees is made from records and fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cptlib.studies.dynamics import findings_fit, turning
+from cptlib.studies.dynamics.evidence import Chapter
+from cptlib.studies.dynamics.findings_goals import PRINTED_MIXTURES
+from cptlib.studies.dynamics.fits import MAIN, Fitted
+from cptlib.studies.dynamics.printed import FIG3, FIG7, FIG7_PEAKS, formula_losses, knowledge_pile_changes
+from cptlib.studies.report import interval
+
+LOSSES = ("general", "domain")
+# names of arms by what they are for: a prefix, and a sentence
+GROUPS = (
+    ("domain constant|domain wsd|domain linear", "schedules on the domain"),
+    ("domain cosine", "peaks of the cosine on the domain"),
+    ("general constant|general cosine|general from|general width", "twins on general text"),
+    ("far ", "the far domain"),
+    ("domain from|weak from", "other tokens before the switch, strong and weak shift"),
+    ("replay ", "replay"),
+    ("potential ", "loss potentials: re-warmed, continued, on general text, equal S1, hidden history"),
+    ("hidden domain", "trained on the domain from the start"),
+    ("domain width|domain wsd width", "other model sizes"),
+    ("domain batch", "other batch sizes"),
+)
+
+
+def planned_runs(chapter: Chapter) -> str:
+    """How many of the runs were trained at planned values."""
+    fixed = {spec.id for spec in chapter.grid.fixed()} | {spec.start.id for spec in chapter.grid.fixed()}
+    return f"{len(set(chapter.used) - fixed)} of them at planned values"
+
+
+def design_table(chapter: Chapter) -> pd.DataFrame:
+    """Continued runs of a seed by purpose."""
+    arms = chapter.grid.arms(chapter.grid.seeds[0])
+    table = pd.DataFrame({"arm": list(arms), "tokens": [spec.tokens for spec in arms.values()]})
+    rows, left = [], table
+    # the narrower names first: a run counts once
+    for pattern, text in sorted(GROUPS, key=lambda group: "width" not in group[0]):
+        mine = left["arm"].str.match(pattern)
+        rows.append({"runs for": text, "runs a seed": int(mine.sum()), "tokens (M)": left["tokens"][mine].sum() / 1e6})
+        left = left[~mine]
+    rows.append({"runs for": "other domains", "runs a seed": len(left), "tokens (M)": left["tokens"].sum() / 1e6})
+    return pd.DataFrame(rows)
+
+
+def base_table(chapter: Chapter) -> pd.DataFrame:
+    """Bases of one seed: size, tokens, potential, areas at the end, final losses (mean over seeds)."""
+    grid, rows = chapter.grid, []
+    arms = grid.arms(grid.seeds[0])
+    bases = {spec.start.id: spec.start for spec in arms.values()}
+    for base in sorted(bases.values(), key=lambda b: (b.model.width, b.tokens, -b.schedule.final)):
+        name = base.mixture.parts[0][0].split(":")[0]
+        same = [base.but(seed=seed) for seed in grid.seeds]
+        records = [chapter.records[spec.id] for spec in same]
+        arm = next(a for a, spec in arms.items() if spec.start.id == base.id)
+        area = chapter.frames.main[chapter.frames.main["arm"] == arm].iloc[0]
+        rows.append(
+            {
+                "width": base.model.width,
+                "parameters": records[0].model_params,
+                "text": name,
+                "tokens (M)": base.tokens / 1e6,
+                "loss potential": base.schedule.final,
+                "S1p": area["S1p"],
+                "S2p": area["S2p"],
+                "general loss": np.mean([r.final_loss(grid.general) for r in records]),
+                "domain loss": np.mean([r.final_loss(grid.domain) for r in records]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def value(chapter: Chapter, claim: str, statistic: str, digits: int = 3) -> str:
+    """ "value [lo, hi]" of a finding."""
+    (made,) = (f for f in chapter.findings if f.claim == claim and f.statistic == statistic and f.arm is None)
+    return interval(made.value, made.lo, made.hi, digits)
+
+
+def findings_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame:
+    """Findings of a claim, general and domain loss side by side where both exist."""
+    known = {f.statistic: f for f in chapter.findings if f.claim == claim and f.arm is None}
+    rows = []
+    for name in statistics:
+        pair = {loss: known.get(f"{name}_{loss}") for loss in LOSSES}
+        some = next((f for f in pair.values() if f), None)
+        if some:
+            what = chapter.claims[claim].statistics[some.statistic].what
+            shown = {loss: interval(f.value, f.lo, f.hi) if f else "–" for loss, f in pair.items()}
+            rows.append(
+                {"statistic": name.replace("_", " "), "general loss": shown["general"], "domain loss": shown["domain"],
+                 "unit": some.unit, "what it is (first loss)": what}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def single_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame:
+    """Findings of a claim, one a row."""
+    rows = []
+    for made in chapter.findings:
+        if made.claim == claim and made.statistic in statistics:
+            rows.append(
+                {
+                    "statistic": made.statistic.replace("_", " "),
+                    "value": interval(made.value, made.lo, made.hi),
+                    "unit": made.unit,
+                    "what it is": chapter.claims[claim].statistics[made.statistic].what,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def parameter_table(chapter: Chapter) -> pd.DataFrame:
+    """Constants of the joint fits, mean over seeds with their range, beside the paper's Fig. 3."""
+    arms = (*findings_fit.schedule_arms(chapter.grid), *findings_fit.transfer_arms(chapter.grid))
+    rows = {}
+    for loss in LOSSES:
+        made = Fitted.of(MAIN, chapter.frames.sample(loss, arms))
+        rows[f"{loss} loss, here"] = {
+            name: f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
+            for name, values in ((name, made.parameter(name)) for name in made.law.names)
+        }
+        rows[f"{loss} loss, the paper's 106M"] = {name: f"{v:g}" for name, v in FIG3[loss].items()}
+    return pd.DataFrame(rows).T[list(FIG3["general"])].rename_axis("fit").reset_index()
+
+
+def annealing_table(chapter: Chapter) -> pd.DataFrame:
+    """C1 and C2 of the fits of dynamics.9, beside those that the paper prints."""
+    made = chapter.annealing[1][["C1", "C2"]].reset_index(names="fit")
+    made["fit"] = made["fit"].map(
+        {
+            "near": "domain loss, near domain",
+            "far": "domain loss, far domain",
+            "general": "general loss",
+            "synthetic": "synthetic domain loss with C2 = C1",
+        }
+    )
+    paper = pd.DataFrame(
+        [
+            ("paper, D_cpt, Knowledge-Pile, 106M", 0.278, 0.324),
+            ("paper, D_cpt, Pile-of-Law, 106M", 0.274, 0.298),
+            ("paper, D_cpt, 594M", 0.360, 0.358),
+            ("paper, D_cpt, 1720M", 0.440, 0.412),
+        ],
+        columns=["fit", "C1", "C2"],
+    )
+    table = pd.concat([made, paper], ignore_index=True)
+    return table.assign(**{"C2 - C1": table["C2"] - table["C1"]})
+
+
+def pattern_table(chapter: Chapter) -> pd.DataFrame:
+    """Measured and predicted patterns of the general loss, seeds counted; turning lengths as medians over seeds."""
+    rows = []
+    for (strength, start), part in chapter.patterns[1].groupby(["strength", "start"]):
+        back = part[part["measured"] == turning.PATTERNS[3]]
+
+        def counted(column: str, part=part) -> str:
+            return ", ".join(f"{name} ({n})" for name, n in part[column].value_counts().items())
+
+        rows.append(
+            {
+                "shift": strength,
+                "tokens before the switch": int(start),
+                "S1p": part["S1p"].iloc[0],
+                "measured (seeds)": counted("measured"),
+                "predicted without this start": counted("predicted"),
+                "turning length S1c": back["length"].median(),
+                "predicted": back["predicted_length"].median(),
+                "end of the run": part["end"].iloc[0],
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["shift", "tokens before the switch"])
+
+
+def knowledge_pile_table() -> pd.DataFrame:
+    """The paper's own constants carried to their limit."""
+    return knowledge_pile_changes()
+
+
+def formula_table() -> pd.DataFrame:
+    """Eq. 4 with the Fig. 3 constants at the ends of the Fig. 7 runs, here and in the note they are checked against."""
+    rows = []
+    for loss in LOSSES:
+        for peak, made, known in zip(FIG7_PEAKS, formula_losses(loss), FIG7[loss], strict=True):
+            rows.append({"loss": loss, "CPT peak": peak, "Eq. 4": made, "independent calculation": known})
+    return pd.DataFrame(rows)
+
+
+def planned_table(chapter: Chapter) -> pd.DataFrame:
+    """Planned values by goal, and the best trained values."""
+    trained = pd.concat([chapter.optima[1], chapter.optimal_replay[1]])
+    rows = []
+    for _, plan in chapter.planned.iterrows():
+        row = {"lambda_1": plan["weight"]}
+        for what in ("peak", "potential", "replay"):
+            part = trained[trained["what"] == what]
+            made = plan["weight"] * part["general"] + (1 - plan["weight"]) * part["domain"]
+            at = part["value"].to_numpy()[int(made.to_numpy().argmin())]
+            goal_at = made[np.isclose(part["value"], plan[what])].iloc[0]
+            row |= {
+                f"{what}: planned": f"{plan[what]:g}",
+                "best trained" + " " * len(what): f"{at:g}",
+                "cost of the plan (nats)" + " " * len(what): goal_at - made.min(),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mixture_table(chapter: Chapter) -> pd.DataFrame:
+    """Coefficients of the two losses on every unseen set, and the paper's."""
+    ours = chapter.other_sets[1].rename(
+        columns={"mae": "held-out MAE", "r2": "held-out R2", "mae_general_only": "MAE, general loss alone"}
+    )
+    ours = ours.drop(columns=["mae_intercept", "mae_far"])
+    paper = pd.DataFrame(
+        [
+            {"set": f"{name} (paper)", "coefficient of domain": a, "coefficient of general": b}
+            for name, (a, b) in PRINTED_MIXTURES.items()
+        ]
+    )
+    return pd.concat([ours, paper], ignore_index=True)
+
+
+def replay_arithmetic() -> pd.DataFrame:
+    """The printed factor of Fig. 19 against the corrected one and the ratios of B in the single fits of Fig. 12."""
+    single = {0.33: 0.532, 0.5: 0.599, 0.67: 0.632}  # shares in monotone order: the paper's assignment is not certain
+    return pd.DataFrame(
+        [
+            {
+                "share of the domain": r,
+                "B over B at 1, single fits": B / 0.666,
+                "1 - e^(-a r), over its value at 1": np.expm1(-5.696 * r) / np.expm1(-5.696),
+                "e^(a r) - 1, over its value at 1": np.expm1(5.696 * r) / np.expm1(5.696),
+            }
+            for r, B in single.items()
+        ]
+    )
+
+
+def size_arithmetic() -> str:
+    """How different constants describe similar shifts in the paper's fits at three sizes."""
+    fits = {"106M": (0.366, 28.0, 0.189), "594M": (29.121, 100.0, 0.001), "1720M": (8.710, 100.0, 0.004)}
+    at = 4.0
+    shown = ", ".join(f"{-B * np.expm1(-beta * np.log1p(E * at)):.3f} ({n})" for n, (B, E, beta) in fits.items())
+    constants = ", ".join(f"{B:g} ({n})" for n, (B, _, _) in fits.items())
+    return (
+        f"For the general loss the paper fits $B$ = {constants}, each with its own $E$ and $\\beta$. The shifts that "
+        f"these stand for at $S_{{1c}}$ = {at:g} (20,000 steps at its rate) are {shown}. Only curves can be compared."
+    )
+
+
+def limit_sentence(chapter: Chapter) -> str:
+    """Where the fitted limit of the domain loss lies against the hidden curve's."""
+    (made,) = (f for f in chapter.findings if f.claim == "dynamics.7" and f.statistic == "limit_minus_hidden")
+    inside, shown = made.lo <= 0 <= made.hi, interval(made.value, made.lo, made.hi)
+    return (
+        f"The fitted limit of the domain loss minus that of the hidden curve is {shown} "
+        f"nats: the interval {'includes' if inside else 'does not include'} 0"
+        + (", and its width says how little a fit knows about the limit." if inside else ".")
+    )
