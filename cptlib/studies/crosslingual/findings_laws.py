@@ -44,11 +44,8 @@ def extended_law(by: Evidence, made: Mapping[str, TargetFits]) -> list[Finding]:
     jobs = [
         partial(own.held, arm, form) for own in made.values() for arm in ("cpt", "scratch") for form in fits.FORMS
     ]
-    rng = np.random.default_rng(0)
     jobs += [
-        partial(own.held, "cpt", "extended", own.cpt.sizes_exchanged(rng))
-        for own in made.values()
-        for _ in range(SHUFFLES)
+        partial(own.held_exchanged, np.random.default_rng(draw)) for own in made.values() for draw in range(SHUFFLES)
     ]
     held = spread(lambda job: job(), jobs)
     errors = np.array([h.mre() for h in held])
@@ -104,7 +101,7 @@ def identifiable(by: Evidence, made: Mapping[str, TargetFits]) -> list[Finding]:
     values = _mean(own.frozen["cpt"][:, gamma] for own in made.values())
     interval = jackknife(float(values[0]), values[1:], clusters.widths)
     jobs = [partial(own.held, "cpt", "extended") for own in made.values()]
-    jobs += [partial(own.held_free, "cpt") for own in made.values()]
+    jobs += [partial(own.held, "cpt", fits.FREE) for own in made.values()]
     errors = np.array([h.mre() for h in spread(lambda job: job(), jobs)]).reshape(2, len(made), -1).mean(axis=1)
     drawn = synthetic(next(iter(made.values())), 0)
     return [

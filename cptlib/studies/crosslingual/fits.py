@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,7 @@ STARTS = 128
 SCRATCH, CPT = "chinchilla", "crosslingual"
 FORMS = {"extended": {}, "Chinchilla": {"gamma": 0.0}}
 """Forms of the CPT term with E, A and alpha frozen, by what is held fixed besides."""
+FREE = "free"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class TargetFits:
 
     scratch: Rows
     cpt: Rows
+    _held: dict = field(default_factory=dict)
 
     @cached_property
     def _scratch_vectors(self) -> dict[str, np.ndarray]:
@@ -184,21 +186,26 @@ class TargetFits:
         rows = self.arm(arm)
         return frozen_fits(rows, rows.everything, self.scratch_vectors, form)
 
-    def held(self, arm: str, form: str, seen: Rows | None = None) -> Held:
-        """Held-out predictions of a frozen form; fits see `seen` where given, predictions are at the true sizes."""
-        rows = self.arm(arm)
+    def held(self, arm: str, form: str) -> Held:
+        """Held-out predictions of a frozen form, or of "free": all six parameters fitted to the losses of that arm."""
+        if (arm, form) not in self._held:
+            rows = self.arm(arm)
+            self._held[arm, form] = self._held_by(rows, rows, form)
+        return self._held[arm, form]
+
+    def held_exchanged(self, rng: np.random.Generator) -> Held:
+        """Held-out predictions, at the true sizes, of extended fits that see CPT losses with the sizes exchanged."""
+        return self._held_by(self.cpt, self.cpt.sizes_exchanged(rng), "extended")
+
+    def _held_by(self, rows: Rows, seen: Rows, form: str) -> Held:
         values = []
         for fold in rows.held_out:
-            base = self._scratch_vectors[fold.name]
-            values.append(predicted(CPT, frozen_fits(seen or rows, fold, base, form), rows))
+            if form == FREE:
+                vectors = free_fits(CPT, seen, fold)
+            else:
+                vectors = frozen_fits(seen, fold, self._scratch_vectors[fold.name], form)
+            values.append(predicted(CPT, vectors, rows))
         return Held(rows, rows.held_out, tuple(values))
-
-    def held_free(self, arm: str) -> Held:
-        """The same with all six parameters fitted to the losses of that arm."""
-        rows = self.arm(arm)
-        return Held(
-            rows, rows.held_out, tuple(predicted(CPT, free_fits(CPT, rows, f), rows) for f in rows.held_out)
-        )
 
     def aic_difference(self, arm: str) -> np.ndarray:
         """AIC of the extended form minus that of gamma = 0, least squares of the log loss, shape (clusters + 1,)."""

@@ -107,13 +107,22 @@ def parameter_table(chapter: Chapter) -> pd.DataFrame:
                 **{p: _with_interval(vectors[:, i], strata) for i, p in enumerate(law(name).names)},
                 "R2": f"{1 - (error**2).sum() / ((rows_of.observed - rows_of.observed.mean()) ** 2).sum():.4f}",
                 "MRE (%)": f"{100 * np.abs(error / rows_of.observed).mean():.2f}",
+                "at a bound": ", ".join(_at_bounds(name, vectors[0])) or "none",
             }
-        rows[f"{language(target)}, scratch"]["gamma"] = "–"
         for label, values in zip(("scratch", "CPT"), exponents(made), strict=True):
             rows[f"{language(target)}, {label}"]["a"] = (
                 _with_interval(values, strata) if np.isfinite(values).all() else "none"
             )
-    return pd.DataFrame(rows).rename_axis("parameter").reset_index().fillna("–")
+    order = [*law(fits.CPT).names, "a", "R2", "MRE (%)", "at a bound"]
+    return pd.DataFrame(rows).reindex(order).rename_axis("parameter").reset_index().fillna("–")
+
+
+def _at_bounds(name: str, vector: np.ndarray) -> list[str]:
+    return [
+        p.name
+        for p, value in zip(law(name).parameters, vector, strict=True)
+        if np.isclose(value, p.lower, rtol=1e-6, atol=1e-9) or np.isclose(value, p.upper, rtol=1e-6)
+    ]
 
 
 def forms_table(chapter: Chapter) -> pd.DataFrame:
@@ -121,17 +130,16 @@ def forms_table(chapter: Chapter) -> pd.DataFrame:
     strata = chapter.arms.clusters().widths
     rows = []
     for arm, words in (("cpt", "CPT"), ("scratch", "scratch")):
-        for form in ("Chinchilla", "extended", "all six free"):
-            made = [
-                own.held_free(arm) if form == "all six free" else own.held(arm, form)
-                for own in chapter.fits.values()
-            ]
+        for form, label in (
+            ("Chinchilla", "B/D^beta, rest frozen"),
+            ("extended", "B/(D^beta N^gamma), rest frozen"),
+            (fits.FREE, "B/(D^beta N^gamma), all six free"),
+        ):
+            made = [own.held(arm, form) for own in chapter.fits.values()]
             rows.append(
                 {
                     "losses": words,
-                    "form": {"Chinchilla": "B/D^beta, rest frozen", "extended": "B/(D^beta N^gamma), rest frozen"}.get(
-                        form, form
-                    ),
+                    "form": label,
                     "held-out MRE (%)": _with_interval(np.mean([h.mre() for h in made], axis=0), strata),
                     "held-out R2": _with_interval(np.mean([h.r2() for h in made], axis=0), strata),
                 }
