@@ -14,8 +14,8 @@ import numpy as np
 from cptlib.data.mixture import Plan, plan
 from cptlib.data.tokens import ValidationSample, tokens, validation_windows
 from cptlib.errors import CptError
-from cptlib.runs import checkpoints, weights
-from cptlib.runs.evaluate import mean_loss
+from cptlib.runs import checkpoints, devices, weights
+from cptlib.runs.evaluate import loss_of
 from cptlib.runs.models import training_flops_per_token
 from cptlib.runs.objective import Objective
 from cptlib.runs.schedule import curve
@@ -42,6 +42,8 @@ class Engine:
     activation_checkpointing : bool
         Keep the activations between layers only, and compute those within a layer again on the way back: about a third
         more time for a fraction of the memory.
+    parallel : bool
+        This process is one of several that share the run; see `cptlib.runs.devices`.
     """
 
     device: str = "auto"
@@ -50,6 +52,7 @@ class Engine:
     checkpoint_seconds: float = 60.0
     micro_batch: int = 0
     activation_checkpointing: bool = False
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         if self.micro_batch < 0:
@@ -76,7 +79,8 @@ class Curves:
 class Result:
     """A finished run: its curves, what data it really saw, and what it cost.
 
-    `trainable` counts the parameters of adapters where only they learn; None means all.
+    `trainable` counts the parameters of adapters where only they learn; None means all. Of several processes that share
+    a run, `main` is true in the one that keeps what it leaves.
     """
 
     spec: RunSpec
@@ -89,6 +93,7 @@ class Result:
     compiled: bool
     peak_flops: float
     trainable: int | None = None
+    main: bool = True
 
     @property
     def tokens_per_second(self) -> float:
@@ -159,7 +164,9 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
     import torch
 
     _keep_freed_memory()
-    device = engine.resolved_device()
+    batch = spec.batch_tokens // spec.model.context
+    group = devices.group(engine.parallel, engine.resolved_device(), batch)
+    device = group.device(engine.resolved_device())
     data = _Data.of(spec)
     saved = checkpoints.load(resume := checkpoints.folder(spec.id, "resume"))
     model = weights.begin(spec, resumed=saved is not None).to(device).train()
@@ -171,8 +178,7 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         step, curves = _restore(saved, model, optimizer, spec)
     data.objective.check(model, device)
     loss_sum = torch.compile(data.objective.loss_sum) if engine.compiled else data.objective.loss_sum
-    rates = curve(spec.schedule, spec.steps)
-    batch = spec.batch_tokens // spec.model.context
+    shared, rates = group.shared(model), curve(spec.schedule, spec.steps)
     at_once = min(engine.micro_batch or batch, batch)
     evaluation_steps = set(spec.evaluation_steps)
     clock, saved_at = time.perf_counter(), time.perf_counter()
@@ -181,12 +187,10 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         nonlocal clock
         curves.seconds += time.perf_counter() - clock
         for corpus, sample in data.validation.items():
-            loss = _finite(
-                mean_loss(loss_sum, model, *data.examples(corpus), at_once, device),
-                spec,
-                step,
-                f"validation loss on {corpus.split(':')[0]}",
-            )
+            inputs, targets, count = data.examples(corpus)
+            part = loss_of(loss_sum, model, *group.share(inputs, targets), at_once, device)
+            loss = group.total(part) / count
+            _finite(loss, spec, step, f"validation loss on {corpus.split(':')[0]}")
             curves.evaluations.append(
                 {
                     "step": step,
@@ -201,16 +205,18 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
     if step == 0 and not curves.evaluations:
         evaluate_now()
     while step < spec.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = float(rates[step])
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = float(rates[step])
         inputs, targets, count = data.batch(step, batch)
+        inputs, targets = group.share(inputs, targets)
         loss = torch.zeros((), device=device)
-        for first in range(0, batch, at_once):
+        for first in range(0, len(inputs), at_once):
             x_BT = torch.from_numpy(inputs[first : first + at_once]).to(device)
             y_BT = torch.from_numpy(targets[first : first + at_once]).to(device)
-            part = loss_sum(model, x_BT, y_BT) / count
-            part.backward()
+            part = loss_sum(shared, x_BT, y_BT) / count
+            group.backward(shared, part, last=first + at_once >= len(inputs))
             loss += part.detach()
+        loss = group.total(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -222,14 +228,17 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
             progress(step, curves.train_loss[-1])
         if step in evaluation_steps:
             evaluate_now()
-        if step < spec.steps and time.perf_counter() - saved_at > engine.checkpoint_seconds:
+        due = time.perf_counter() - saved_at > engine.checkpoint_seconds
+        if step < spec.steps and due and group.main:
             curves.seconds += time.perf_counter() - clock
             _save(resume, model, optimizer, step, curves, spec)
             clock = saved_at = time.perf_counter()
     trainable = None if spec.lora is None else sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if keep_weights:
-        weights.save_final(model, spec)
-    checkpoints.remove(resume)
+    if group.main:
+        if keep_weights:
+            weights.save_final(model, spec)
+        checkpoints.remove(resume)
+    group.wait()
     return Result(
         spec,
         curves,
@@ -239,8 +248,9 @@ def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable
         device,
         engine.threads,
         engine.compiled,
-        matmul_peak(device),
+        matmul_peak(device) * group.world,
         trainable,
+        group.main,
     )
 
 
