@@ -17,6 +17,7 @@ def _examples(text: str) -> dict:
 def parser() -> argparse.ArgumentParser:
     """All commands; those on laws and on runs are declared beside them."""
     from cptlib.laws import command as laws
+    from cptlib.laws import exports_command as exports
     from cptlib.runs import command as runs
 
     top = argparse.ArgumentParser(
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
     runs.register(commands, _registry, _table)
     laws.register(commands)
+    exports.register(commands)
     return top
 
 
