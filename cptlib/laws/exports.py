@@ -203,7 +203,8 @@ def tidy(
         The metric that is the loss; needed where there is more than one. TensorBoard's `_` for `/` is allowed for.
     lr : str, optional
         The metric that is the learning rate. With it the table has a column `lr`, and rows without a loss are kept:
-        laws of learning-rate schedules read them as history.
+        laws of learning-rate schedules read them as history. Rows without a rate get it from their neighbours, linearly
+        over steps.
     runs : DataFrame, optional
         Of `read_runs`. Its columns are added; `tokens_per_step` becomes `D`, and rows at step 0 are left out there.
         A column `continues` names the run that a run started from: that run's learning rates become its stage `pt`.
@@ -235,7 +236,9 @@ def tidy(
     table = rows[~again].pivot(index=["run", "step"], columns="metric", values="value")
     table = table.reset_index().rename_axis(columns=None)
     table = table[["run", "step", *(["lr"] if lr else []), "loss"]]
-    if not lr:
+    if lr:
+        table = _with_rates(table, notes)
+    else:
         table = table.dropna(subset="loss")
     if (table["step"] % 1 == 0).all():
         table["step"] = table["step"].astype("int64")
@@ -266,6 +269,21 @@ def _chosen(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     if not (exact | alike).any():
         raise unknown("metric", name, rows["metric"].unique())
     return rows[exact | alike]
+
+
+def _with_rates(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The table with a learning rate in every row: losses and rates are often logged at different steps."""
+    unknown_rate = table["lr"].isna()
+    if not unknown_rate.any():
+        return table
+    parts = []
+    for run, rows in table.groupby("run", sort=False):
+        known = rows["lr"].notna()
+        if not known.any():
+            raise CptError(f"run {run} has losses and no learning rate")
+        parts.append(rows.assign(lr=np.interp(rows["step"], rows["step"][known], rows["lr"][known])))
+    notes.append(f"{int(unknown_rate.sum())} rows have a loss and no learning rate: taken from their neighbours")
+    return pd.concat(parts)
 
 
 def _plain(metric: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from cptlib.cli import main
 from cptlib.errors import CptError
-from cptlib.laws import fit
+from cptlib.laws import fit, law
 from cptlib.laws.exports import read_runs, read_tensorboard, read_wandb, tidy
 
 CHART = """"Step","tiny - r0.5 - val/loss","tiny - r0.5 - val/loss__MIN","tiny - r0.5 - val/loss__MAX","big - val/loss","big - val/loss__MIN","big - val/loss__MAX"
@@ -184,6 +184,28 @@ def test_an_exported_grid_fits_like_the_grid_itself(tmp_path, capsys):
     direct, exported = fit("dcpt-l3", grid, starts=64), fit("dcpt-l3", table, starts=64)
     assert exported.objective == pytest.approx(direct.objective, rel=1e-9)
     assert exported.predict(grid).values == pytest.approx(direct.predict(grid).values, rel=1e-7)
+
+
+def test_rates_and_losses_logged_at_different_steps_fit_a_law_of_schedules(tmp_path):
+    step = np.arange(1, 401)
+    frame = pd.DataFrame({"run": "wsd", "step": step, "lr": np.interp(step, [1, 300, 400], [1e-3, 1e-3, 1e-4])})
+    truth = {"L0": 2.0, "A": 0.5, "alpha": 0.4, "C": 0.3}
+    frame = frame.assign(value=law("annealing").predict(truth, frame))
+    rates, losses = frame[frame["step"] % 100 == 0], frame[frame["step"] % 20 == 5]
+    for tag, rows, column in (("lr", pd.concat([frame[:1], rates]), "lr"), ("val_loss", losses, "value")):
+        named = rows.rename(columns={"step": "Step"}).assign(Value=rows[column])
+        named.assign(**{"Wall time": 0.0})[["Wall time", "Step", "Value"]].to_csv(
+            tmp_path / f"run-wsd-tag-{tag}.csv", index=False
+        )
+    table, notes = tidy(sorted(tmp_path.glob("run-*.csv")), loss="val/loss", lr="lr")
+    assert notes == (f"{len(losses)} rows have a loss and no learning rate: taken from their neighbours",)
+    assert table["loss"].notna().sum() == len(losses)
+    expected = losses["lr"].to_numpy()
+    assert table.dropna()["lr"].to_numpy() == pytest.approx(expected, rel=1e-12)
+    assert fit("annealing", table, starts=64).mre < 1e-5
+    with pytest.raises(CptError, match="run b has losses and no learning rate"):
+        (tmp_path / "run-b-tag-val_loss.csv").write_text(SCALAR)
+        tidy(sorted(tmp_path.glob("run-*.csv")), loss="val/loss", lr="lr")
 
 
 def test_the_help_has_an_example(capsys):
