@@ -43,5 +43,5 @@ def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=N
         "criteria": claims_digest(project_root() / CLAIMS),
     }
     records = sweep(grid.fixed(), NAME, grid.profile, **options)
-    later = [spec for spec in planned(grid, records) if spec.id not in records]
+    later = [spec for spec in planned(grid, recorded()) if spec.id not in records]  # the plan reads the bases too
     return records | sweep(later, NAME, grid.profile, **options)

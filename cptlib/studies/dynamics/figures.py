@@ -93,7 +93,7 @@ def joint_fit(frames: Frames):
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTHS["wide"], 3.2))
         for ax, loss in zip(axes, LOSSES, strict=True):
-            made = Fitted.of(findings_fit.MAIN, frames.sample(loss, arms))
+            made = findings_fit.joint_fit(frames, loss)
             frame = made.sample.frame.assign(predicted=made.predicted)
             for k, arm in enumerate(arms):
                 part = frame[(frame["arm"] == arm) & (frame["D"] <= frames.grid.cpt_tokens)]
@@ -238,7 +238,11 @@ def patterns(frames: Frames):
             ax.set_xlabel("S1c")
             ax.set_title("domain text alone" if strength == "strong" else "half general text")
         axes[0].set_ylabel(f"general loss minus its start ({NATS})")
-        legend_right(axes[1], "tokens before\nthe switch")
+        handles, labels = axes[0].get_legend_handles_labels()  # the left panel has every start
+        axes[1].legend(
+            handles, labels, title="tokens before\nthe switch", loc="upper left", bbox_to_anchor=(1.0, 1.0),
+            alignment="left", borderaxespad=0,
+        )  # fmt: skip
     return figure
 
 

@@ -12,8 +12,7 @@ from cptlib.studies.dynamics.evidence import Chapter
 from cptlib.studies.dynamics.figures import GREY, NATS
 from cptlib.studies.dynamics.findings_fit import seen_fit
 from cptlib.studies.dynamics.findings_goals import continued_arm, finals, panel_arms, potential_arm
-from cptlib.studies.dynamics.findings_shift import PRINTED, REPLAY, replay_sample
-from cptlib.studies.dynamics.fits import Fitted
+from cptlib.studies.dynamics.findings_shift import PRINTED, REPLAY, replay_fit
 from cptlib.studies.dynamics.plans import goal
 from cptlib.studies.dynamics.tables import Frames
 
@@ -116,7 +115,7 @@ def replay(frames: Frames):
             shares = 1 - np.array(list(curves))
             _bars(ax, shares, ends, "measured", category(0) | {"linestyle": "none"})
             for k, (form, label) in enumerate(((REPLAY, "$1 - e^{-a r}$"), (PRINTED, "$e^{a r} - 1$, as printed"))):
-                made = Fitted.of(form, replay_sample(frames, loss))
+                made = replay_fit(frames, loss, form)
                 areas = plans.planned_areas(grid.cpt(grid.base(grid.seeds[0])), grid.decay)
                 at = pd.DataFrame([areas] * len(x)).assign(r_cpt=x)
                 plain = made.vectors.copy()

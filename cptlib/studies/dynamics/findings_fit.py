@@ -40,13 +40,23 @@ def unseen_arms(grid: Grid) -> tuple[str, ...]:
     return "domain linear", f"potential {annealed(grid):g} rewarmed"
 
 
-def seen_fit(frames: Frames, loss: str, memory: bool = False, held: dict | None = None) -> Fitted:
+def seen_fit(frames: Frames, loss: str, memory: bool = False, annealing: bool = True) -> Fitted:
     """Eq. 4 fitted to constant and wsd runs of the main base, on a table that holds the unseen schedules too."""
     grid = frames.grid
     seen = ("domain constant", "domain wsd")
-    sample = frames.sample(loss, {*seen, *unseen_arms(grid), *peak_arms(grid)}, memory=memory)
-    before = (sample.frame["stage"] == "pt").to_numpy()
-    return Fitted.of(MAIN, sample, before | sample.arms(*seen), held)
+
+    def made() -> Fitted:
+        sample = frames.sample(loss, {*seen, *unseen_arms(grid), *peak_arms(grid)}, memory=memory)
+        before = (sample.frame["stage"] == "pt").to_numpy()
+        return Fitted.of(MAIN, sample, before | sample.arms(*seen), None if annealing else NO_ANNEALING)
+
+    return frames.once(("seen", loss, memory, annealing), made)
+
+
+def joint_fit(frames: Frames, loss: str) -> Fitted:
+    """Eq. 4 fitted to every schedule and transfer point."""
+    arms = (*schedule_arms(frames.grid), *transfer_arms(frames.grid))
+    return frames.once(("joint", loss), lambda: Fitted.of(MAIN, frames.sample(loss, arms)))
 
 
 def law_fits(evidence: Evidence, frames: Frames) -> list[Finding]:
@@ -54,9 +64,9 @@ def law_fits(evidence: Evidence, frames: Frames) -> list[Finding]:
     found = []
     arms = (*schedule_arms(frames.grid), *transfer_arms(frames.grid))
     for loss in LOSSES:
-        sample = frames.sample(loss, arms)
-        rows = sample.after
-        full, plain = Fitted.of(MAIN, sample), Fitted.of(NO_SHIFT, sample)
+        full = joint_fit(frames, loss)
+        sample, rows = full.sample, full.sample.after
+        plain = Fitted.of(NO_SHIFT, sample)
         remembered = Fitted.of(MAIN, frames.sample(loss, arms, memory=True))
         values = {
             "r2": full.r2(rows),
@@ -75,7 +85,7 @@ def unseen_schedules(evidence: Evidence, frames: Frames) -> list[Finding]:
     found, grid = [], frames.grid
     for loss in LOSSES:
         full, remembered = seen_fit(frames, loss), seen_fit(frames, loss, memory=True)
-        forward = seen_fit(frames, loss, held=NO_ANNEALING)
+        forward = seen_fit(frames, loss, annealing=False)
         sample = full.sample
         held_out, peaks = sample.arms(*unseen_arms(grid)), sample.arms(*peak_arms(grid))
         seen, both = sample.after & full.train, held_out | peaks
@@ -96,7 +106,7 @@ def early_fit(frames: Frames, loss: str) -> tuple[Fitted, np.ndarray]:
     """Eq. 4 fitted to the first quarter of the long constant runs; the rows that it has not seen."""
     sample = frames.sample(loss, ("domain constant",))
     late = sample.after & (sample.frame["D"] > frames.grid.long_tokens * LENGTHS[1] // LENGTHS[-1]).to_numpy()
-    return Fitted.of(MAIN, sample, ~late), late
+    return frames.once(("early", loss), lambda: Fitted.of(MAIN, sample, ~late)), late
 
 
 def future(evidence: Evidence, frames: Frames) -> list[Finding]:
@@ -123,7 +133,10 @@ def form_fits(frames: Frames, loss: str, whole: bool) -> dict[str, Fitted]:
     sample = frames.sample(loss, ("domain constant",))
     early = (sample.frame["D"] <= frames.grid.cpt_tokens).to_numpy() | ~sample.after
     train = np.ones_like(early) if whole else early
-    return {name: Fitted.of(form, sample, train) for name, form in {"power": MAIN, **FORMS}.items()}
+    return {
+        name: frames.once(("form", loss, whole, name), lambda form=form: Fitted.of(form, sample, train))
+        for name, form in {"power": MAIN, **FORMS}.items()
+    }
 
 
 def shift_form(evidence: Evidence, frames: Frames) -> list[Finding]:

@@ -18,7 +18,9 @@ BASE_TERMS = ("L0", "A", "alpha", "C1", "C2")
 def batch_errors(frames: Frames, loss: str, batch: int) -> dict[str, np.ndarray]:
     """In-sample MAE on the runs of another batch size: base terms frozen, full refit, all frozen; each (seeds,)."""
     arm = f"domain batch {batch}"
-    usual = Fitted.of(MAIN, frames.sample(loss, schedule_arms(frames.grid)))
+    usual = frames.once(
+        ("usual", loss), lambda: Fitted.of(MAIN, frames.sample(loss, schedule_arms(frames.grid)))
+    )
     sample = frames.sample(loss, (arm,))
     rows = sample.arms(arm)
     frozen = []
@@ -52,14 +54,17 @@ HELD_OUT = "potential 0 rewarmed"
 def hidden_fit(frames: Frames, loss: str) -> Fitted:
     """The law with S1p fitted, on constant and wsd runs of the annealed base alone; `loss` may be a proxy corpus."""
     table = frames.main[frames.main["arm"].isin((*SEEN, HELD_OUT))]
-    sample = Sample.of(points(table, loss))
-    return Fitted.of(OPEN, sample, ~(sample.frame["arm"] == HELD_OUT).to_numpy())
+    return _without_held_out(frames, OPEN, loss, Sample.of(points(table, loss)))
 
 
 def known_fit(frames: Frames, loss: str) -> Fitted:
     """Eq. 4 on the same runs with the history known: pre-training curves in the fit."""
-    sample = frames.sample(loss, (*SEEN, HELD_OUT))
-    return Fitted.of(MAIN, sample, ~(sample.frame["arm"] == HELD_OUT).to_numpy())
+    return _without_held_out(frames, MAIN, loss, frames.sample(loss, (*SEEN, HELD_OUT)))
+
+
+def _without_held_out(frames: Frames, form: str, loss: str, sample: Sample) -> Fitted:
+    train = (sample.frame["arm"] != HELD_OUT).to_numpy()
+    return frames.once(("history", form, loss), lambda: Fitted.of(form, sample, train))
 
 
 def hidden_history(evidence: Evidence, frames: Frames) -> list[Finding]:

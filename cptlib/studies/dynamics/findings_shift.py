@@ -160,15 +160,24 @@ def replay_sample(frames: Frames, loss: str) -> Sample:
     return Sample(sample.frame[usual].reset_index(drop=True))
 
 
+def replay_fit(frames: Frames, loss: str, form: str, without: tuple[float, ...] = ()) -> Fitted:
+    """A replay law fitted to the trained shares but those of `without`."""
+    arms = [arm for share, arm in replay_arms(frames.grid).items() if share in without]
+
+    def made() -> Fitted:
+        sample = replay_sample(frames, loss)
+        return Fitted.of(form, sample, ~sample.arms(*arms))
+
+    return frames.once(("replay", loss, form, without), made)
+
+
 def held_out_replays(frames: Frames, loss: str, form: str) -> tuple[np.ndarray, pd.DataFrame]:
     """MAE of a replay law on each interior share, fitted to the others, shape (seeds,), and a row a share."""
-    grid, sample = frames.grid, replay_sample(frames, loss)
     error, table = [], []
-    for share, arm in replay_arms(grid).items():
+    for share, arm in replay_arms(frames.grid).items():
         if share > 0:
-            out = sample.arms(arm)
-            made = Fitted.of(form, sample, ~out)
-            error.append(made.mae(out))
+            made = replay_fit(frames, loss, form, (share,))
+            error.append(made.mae(made.sample.arms(arm)))
             table.append({"replay": share, "loss": loss, "form": form, "held-out MAE": error[-1].mean()})
     return np.mean(error, axis=0), pd.DataFrame(table)
 

@@ -10,8 +10,8 @@ import pandas as pd
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record
 from cptlib.studies.dynamics.findings_fit import seen_fit
-from cptlib.studies.dynamics.findings_shift import REPLAY, replay_arms, replay_sample
-from cptlib.studies.dynamics.fits import Fitted, Sample
+from cptlib.studies.dynamics.findings_shift import REPLAY, replay_fit
+from cptlib.studies.dynamics.fits import Fitted
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.tables import Frames, planned_areas
 
@@ -73,12 +73,7 @@ def replay_predictions(frames: Frames, fits: Mapping[str, Fitted]) -> pd.DataFra
 
 def replay_fits(frames: Frames, without: Sequence[float] = ()) -> dict[str, Fitted]:
     """Eq. 8 of both losses fitted to the trained shares but those of `without`."""
-    out = {}
-    for loss in LOSSES:
-        sample: Sample = replay_sample(frames, loss)
-        left_out = sample.arms(*(arm for share, arm in replay_arms(frames.grid).items() if share in without))
-        out[loss] = Fitted.of(REPLAY, sample, ~left_out)
-    return out
+    return {loss: replay_fit(frames, loss, REPLAY, tuple(without)) for loss in LOSSES}
 
 
 def neighbours(values: Sequence[float], at: float) -> tuple[float, ...]:

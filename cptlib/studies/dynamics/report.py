@@ -7,9 +7,14 @@ import pandas as pd
 
 from cptlib.studies.dynamics import findings_fit, turning
 from cptlib.studies.dynamics.evidence import Chapter
-from cptlib.studies.dynamics.findings_goals import PRINTED_MIXTURES
-from cptlib.studies.dynamics.fits import MAIN, Fitted
-from cptlib.studies.dynamics.printed import FIG3, FIG7, FIG7_PEAKS, formula_losses, knowledge_pile_changes
+from cptlib.studies.dynamics.printed import (
+    FIG3,
+    FIG7,
+    FIG7_PEAKS,
+    PRINTED_MIXTURES,
+    formula_losses,
+    knowledge_pile_changes,
+)
 from cptlib.studies.report import interval
 
 LOSSES = ("general", "domain")
@@ -116,10 +121,9 @@ def single_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame
 
 def parameter_table(chapter: Chapter) -> pd.DataFrame:
     """Constants of the joint fits, mean over seeds with their range, beside the paper's Fig. 3."""
-    arms = (*findings_fit.schedule_arms(chapter.grid), *findings_fit.transfer_arms(chapter.grid))
     rows = {}
     for loss in LOSSES:
-        made = Fitted.of(MAIN, chapter.frames.sample(loss, arms))
+        made = findings_fit.joint_fit(chapter.frames, loss)
         rows[f"{loss} loss, here"] = {
             name: f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
             for name, values in ((name, made.parameter(name)) for name in made.law.names)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from cptlib.runs.store import Record, evaluations_frame
 from cptlib.studies.dynamics.fits import Sample
 from cptlib.studies.dynamics.grid import Grid
 
+Made = TypeVar("Made")
 AREAS = ("S1p", "S2p", "S1c", "S2c")
 PAPER_DECAY = 0.999
 
@@ -196,16 +198,22 @@ class Frames:
         return curves(self.grid, self.records, PAPER_DECAY)
 
     @cached_property
-    def _pretraining(self) -> dict[tuple, pd.DataFrame]:
+    def _made(self) -> dict[tuple, object]:
         return {}
+
+    def once(self, key: tuple, make: Callable[[], Made]) -> Made:
+        """What `make` returns, made once for each key: fits that findings, figures and tables share."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def pretraining(self, width: int | None = None, memory: bool = False) -> pd.DataFrame:
         """Pre-training curves that enter fits, of one size."""
-        key = (width or self.grid.width, memory)
-        if key not in self._pretraining:
-            decay = PAPER_DECAY if memory else None
-            self._pretraining[key] = pretraining(self.grid, self.records, fitted_bases(self.grid, width), decay)
-        return self._pretraining[key]
+        bases, decay = fitted_bases(self.grid, width), PAPER_DECAY if memory else None
+        return self.once(
+            ("pretraining", width or self.grid.width, memory),
+            lambda: pretraining(self.grid, self.records, bases, decay),
+        )
 
     def sample(
         self,

@@ -64,11 +64,13 @@ def arms_of(frames: Frames, strength: str) -> dict[int, str]:
 def start_fit(frames: Frames, strength: str, without: int | None = None) -> Fitted:
     """Eq. 4 of the general loss, fitted to the constant runs of one strength, a start left out."""
     arms = arms_of(frames, strength)
-    sample = frames.sample("general", arms.values())
-    out = sample.arms(arms[without]) if without is not None else np.zeros(len(sample.frame), dtype=bool)
-    if without is not None:  # its switch too: all of the run is new to the fit
-        out |= (sample.frame["arm"] == arms[without]).to_numpy()
-    return Fitted.of(MAIN, sample, ~out)
+
+    def made() -> Fitted:
+        sample = frames.sample("general", arms.values())
+        # its switch too: all of the run is new to the fit
+        return Fitted.of(MAIN, sample, (sample.frame["arm"] != arms.get(without)).to_numpy())
+
+    return frames.once(("start", strength, without), made)
 
 
 def runs(frames: Frames) -> pd.DataFrame:
