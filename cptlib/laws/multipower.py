@@ -7,7 +7,8 @@ gives their scores.
 
 The sum runs over every step, for every row of the table. A fit replaces it by `nodes`: drops of neighbouring steps are
 gathered into blocks within which `log S_k` and `log eta_k` vary little, and each block is represented by two of its
-points and their shares (Gauss quadrature of the drops themselves).
+points and their shares (Gauss quadrature of the drops themselves). At the published parameters the error is below 2e-6
+nats on schedules of 24,000 steps; for others it is below 2e-4 of the term's largest value. About 30 nodes a row do.
 """
 
 from __future__ import annotations
