@@ -30,6 +30,7 @@ class Column:
     lower: float = -np.inf
     upper: float = np.inf
     positive: bool = False  # strictly above zero
+    made_of: tuple[str, ...] = ()  # columns from which it is derived where it is missing
 
 
 COLUMNS: dict[str, Column] = {

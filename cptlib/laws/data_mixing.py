@@ -137,6 +137,8 @@ def _redundant(x: Batch, columns: tuple[str, ...], names: tuple[str, ...]) -> tu
                 f"the ratios of every row sum to 1: {last} is held at 0, and the other t are relative to it",
             )
         )
+    if not varying:
+        folds.append(Fold({"k": 0.0}, ("k",), "one mixture: its term folds into c, and nothing is claimed about k"))
     kept: list[np.ndarray] = []
     for k in varying:
         centred = x[columns[k]] - x[columns[k]].mean()

@@ -209,7 +209,7 @@ def fit(
     if len(frame) == 0:
         raise CptError("the data have no rows")
     model = model.specialised(frame.columns)
-    notes = unread(model, frame)
+    notes = unread(model, frame.drop(columns=target, errors="ignore"))
     rows = measured(model, frame, target)
     if not rows.any():
         raise CptError(f"column {target} has no value in any of the {len(rows)} rows")

@@ -20,7 +20,9 @@ from cptlib.laws.base import COLUMNS, Batch, Column, Context, Fold, Law, Paramet
 from cptlib.laws.result import FitResult
 from cptlib.laws.terms import constant, power, total
 
-COLUMNS["R"] = Column("R", "share of the domain corpus in the mixture, whichever loss is predicted", 0.0, 1.0)
+COLUMNS["R"] = Column(
+    "R", "share of the domain corpus in the mixture, whichever loss is predicted", 0.0, 1.0, made_of=("r",)
+)
 
 PAPER = "Gu et al. 2024, arXiv 2407.17467"
 FREE = {"lower": -np.inf, "upper": np.inf, "linear": True, "coordinate": "linear"}

@@ -120,8 +120,9 @@ def measured(law: Law, frame: pd.DataFrame, target: str) -> np.ndarray:
 def unread(law: Law, frame: pd.DataFrame) -> list[str]:
     """A sentence for each column of `COLUMNS` that varies in `frame` and that the law does not read."""
     out = []
+    made_of = {part for name in law.columns if name in COLUMNS for part in COLUMNS[name].made_of}
     for name in COLUMNS:
-        if name in frame.columns and name not in law.columns:
+        if name in frame.columns and name not in law.columns and name not in made_of:
             count = frame[name].nunique()
             if count > 1:
                 out.append(

@@ -16,7 +16,7 @@ from cptlib.laws.fit import fit
 from cptlib.laws.result import FitResult
 from cptlib.laws.terms import power, total
 
-COLUMNS["C"] = Column("C", "training compute in floating-point operations", positive=True)
+COLUMNS["C"] = Column("C", "training compute in floating-point operations", positive=True, made_of=("N", "D"))
 
 
 def _compute(frame: pd.DataFrame) -> pd.DataFrame:

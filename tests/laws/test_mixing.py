@@ -91,6 +91,12 @@ def test_constant_and_dependent_shares_are_said():
     assert any("other ratios determine r_books" in note for note in result.notes)
 
 
+def test_one_mixture_claims_nothing():
+    frame = pd.DataFrame({"r_a": [0.5] * 4, "r_b": [0.5] * 4, "loss": [2.0, 2.01, 1.99, 2.0]})
+    result = fit("data-mixing", frame)
+    assert result.params["k"] is None and result.status is FitStatus.CONVERGED
+
+
 def test_two_ratios_are_the_papers_continual_form():
     """Pile and Python shares: an exponential in one of them."""
     r = np.array([0.125, 0.25, 0.285, 0.375, 0.5])
