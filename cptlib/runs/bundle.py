@@ -100,12 +100,15 @@ def write(work: Work, directory: str | Path, limit: int = LIMIT) -> Path:
     Raises
     ------
     CptError
-        The folder is taken or cannot be written, a corpus cannot be had, or the bundle would be too large: the message
-        says what is.
+        The folder is taken or cannot be written, a corpus cannot be had, a run needs a pretrained model, or the bundle
+        would be too large: the message says what is.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CptError(f"{directory} is there already and not an empty folder; choose another")
+    for spec in work.pending:
+        if (model := getattr(spec.model, "pretrained", None)) is not None:
+            raise CptError(f"run {spec.id} needs the pretrained model {model}, which a bundle does not carry")
     weights, starts = _carried_starts(work)
     parts = {_label(identity, split): (path, f"{CACHE}/tokens/{path.name}") for identity, split, path in _arrays(work)}
     parts |= {f"weights of run {i}": (path, f"{CACHE}/checkpoints/{i}/final") for i, path in weights.items()}
