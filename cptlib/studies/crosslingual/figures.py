@@ -283,7 +283,7 @@ def forgetting(arms: Arms):
 def contradiction():
     """The printed laws at 5.5e9 parameters, with the point of the headline and where they cross."""
     n = arithmetic.HEADLINE["N"]
-    d = np.geomspace(1e9, 3e11, 80)
+    d = np.geomspace(2e9, 2e11, 80)
     with style():
         figure, ax = plt.subplots(figsize=(WIDTHS["wide"] * 0.7, 3.0))
         for k, arm in enumerate(("scratch", "CPT")):

@@ -29,7 +29,6 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
             {
                 "width": width,
                 "parameters N": record.model_params,
-                "without embedding": record.non_embedding_params,
                 "base peak LR": cpt.start.schedule.peak,
                 "scratch LR": scratch.schedule.peak,
                 "CPT LR": cpt.schedule.peak,
