@@ -184,7 +184,7 @@ def transferred(chapter: Chapter):
                 axes[1], clusters.sizes * 1.04 ** (k - 1), value, lo, hi, label=language(target), bars=True, **look
             )
         log_count_axis(axes[1].xaxis, "parameters N")
-        axes[1].set_ylabel("transferred tokens at the end (thousands)")
+        axes[1].set_ylabel("transferred at the end (thousands)")
         every = np.concatenate([s.transferred[:, -1] for s in chapter.savings.values()]) / 1e3
         axes[1].set_ylim(min(0, 1.2 * every.min()), 1.1 * every.max())
         legend_right(axes[1])
@@ -236,6 +236,7 @@ def replay(arms: Arms):
         log_token_axis(axes[0], "tokens of the run")
         axes[0].set_ylabel(f"source validation loss ({NATS})")
         log_token_axis(axes[1], "target tokens of the run")
+        axes[1].tick_params(axis="x", labelsize=7)
         axes[1].set_ylabel(f"target validation loss ({NATS})")
         handles, labels = axes[0].get_legend_handles_labels()
         axes[1].legend(
