@@ -1,0 +1,120 @@
+"""The parameters of the learning-dynamics study and the runs they make."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cptlib.book import load_profile, profile_names
+from cptlib.errors import CptError
+from cptlib.files import project_root
+from cptlib.laws.annealing import counted_at_maximum
+from cptlib.runs.schedule import curve
+from cptlib.studies import dynamics
+from cptlib.studies.dynamics.grid import LENGTHS, TUNING_SEED, Grid
+from cptlib.studies.dynamics.tables import areas, planned_areas
+
+PROFILES = [name for name in profile_names(project_root()) if "dynamics" in load_profile(project_root(), name)]
+
+
+def of(profile: str) -> Grid:
+    return dynamics.grid(load_profile(project_root(), profile)["dynamics"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
+        ({"width": 40}, r"width: 40 must be one of \[16, 32, 48\]"),
+        ({"cosine_peak": 0.1}, r"cosine_peak: 0.1 must be one of"),
+        ({"base_tokens": 131072}, r"base_tokens: 131072 must be one of"),
+        ({"transfer_starts": [1024, 65536]}, r"transfer_starts: 1024 must be one of starts"),
+        ({"potentials": [0.1, 1.0]}, r"potentials: 0 and 1 must be among"),
+        ({"replays": [1.5]}, r"1.5 lies outside \[0, 1\]"),
+        ({"long_tokens": 33280}, "long_tokens: 33280 must be 8 times a whole number of steps"),
+        ({"peeks": [1]}, "unknown parameter 'peeks'; allowed: anneal, "),
+    ],
+)
+def test_a_bad_parameter_is_named_in_one_line(change, words):
+    with pytest.raises(CptError, match=words) as caught:
+        dynamics.grid(dict(load_profile(project_root(), "smoke")["dynamics"]) | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_arm_is_one_run_and_its_base_has_scored_what_it_scores(profile):
+    grid = of(profile)
+    arms = grid.arms(grid.seeds[0])
+    assert len({spec.id for spec in arms.values()}) == len(arms)
+    assert len(grid.fixed()) == len(arms) * len(grid.seeds)
+    for name, spec in arms.items():
+        assert set(spec.evaluation.corpora) <= set(spec.start.evaluation.corpora), name
+        assert spec.evaluation.tokens == spec.start.evaluation.tokens
+        assert spec.start.start is None and spec.seed == spec.start.seed
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_twin_differs_in_its_text_alone(profile):
+    grid = of(profile)
+    arms = grid.arms(grid.seeds[0])
+    pairs = {"domain constant": "general constant"} | {
+        f"domain cosine {p:g}": f"general cosine {p:g}" for p in grid.peaks
+    }
+    pairs |= {f"domain width {w}": f"general width {w}" for w in grid.widths if w != grid.width}
+    for name, twin in pairs.items():
+        a, b = arms[name], arms[twin]
+        assert (a.start.id, a.schedule, a.tokens, a.seed) == (b.start.id, b.schedule, b.tokens, b.seed)
+        assert a.mixture != b.mixture
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_lengths_and_the_usual_end_are_scored(profile):
+    grid = of(profile)
+    spec = grid.arms(grid.seeds[0])["domain constant"]
+    wanted = {k * grid.long_tokens // LENGTHS[-1] for k in LENGTHS} | {grid.cpt_tokens}
+    assert wanted <= set(spec.evaluation.at)
+    assert spec.evaluation_steps[1] * grid.batch_tokens <= grid.first_point + grid.batch_tokens
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_matched_base_has_the_forward_area_of_the_stable_one(profile):
+    grid = of(profile)
+    bases = grid.base(0), grid.base(0, 0.0, grid.matched_tokens)
+    long, matched = (counted_at_maximum(np.append(0, curve(b.schedule, b.steps))).sum() for b in bases)
+    assert matched == pytest.approx(long, rel=0.02)
+    assert grid.base(0, 0.3).schedule.final == 0.3 and curve(grid.base(0, 0.3).schedule, 100)[-1] < grid.peak
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_longer_base_passes_through_the_shorter_one(profile):
+    # the same warm-up in steps and the same order of data: the shorter base is a checkpoint of the longer
+    grid = of(profile)
+    short, long = (grid.base(0, tokens=tokens) for tokens in sorted(grid.transfer_starts)[:2])
+    rates = [curve(base.schedule, base.steps) for base in (short, long)]
+    assert np.array_equal(rates[0], rates[1][: short.steps])
+
+
+def test_areas_of_a_known_schedule():
+    pt, cpt = np.full(10, 1.0), np.full(5, 0.5)
+    made = areas(pt, cpt, 0.5, np.array([0, 1, 5]))
+    assert made["S1p"].tolist() == [10, 10, 10] and made["S2p"].tolist() == [0, 0, 0]
+    assert made["S1c"].tolist() == [0, 0.5, 2.5]
+    # the jump of 0.5 at the switch counts, remembered for one step in two
+    assert made["S2c"].tolist() == [0, 0.5, 0.5 + 0.25 + 0.125 + 0.0625 + 0.03125]
+    before = areas(pt, None, 0.5, np.array([0, 10]))
+    assert before["S1p"].tolist() == [0, 10] and before["S1c"].tolist() == [0, 0]
+
+
+def test_planned_areas_are_those_of_the_schedules():
+    grid = of("smoke")
+    spec = grid.at_peak(0, grid.cosine_peak)
+    made = planned_areas(spec, grid.decay)
+    assert made["S1c"] == pytest.approx(curve(spec.schedule, spec.steps).sum())
+    assert made["S2p"] == pytest.approx(0, abs=1e-12)
+
+
+def test_laptop_design_rules():
+    grid = of("laptop")
+    assert len(grid.seeds) >= 3 and len(grid.widths) >= 3 and len(grid.peaks) >= 4 and len(grid.transfer_starts) >= 3
+    assert max(grid.starts) / min(grid.starts) >= 16 and len(grid.domains) >= 5 and 0.5 in grid.replays
+    assert 0.02 <= (1 / (1 - grid.decay)) * grid.batch_tokens / grid.base_tokens <= 0.1
