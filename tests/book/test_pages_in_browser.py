@@ -93,6 +93,19 @@ def test_a_chapter_shows_typeset_formulas_figures_and_verdicts(visit, path):
     assert page.locator("article .output.traceback, article .cell_output .traceback").count() == 0
 
 
+def test_the_guide_shows_commands_with_their_output(visit):
+    page = visit("chapters/guide.html").page
+    outputs = page.locator("article .cell_output pre").all_inner_texts()
+    commands = [text for text in outputs if text.startswith("$ cptlib ")]
+    assert {text.split()[2] for text in commands} == {"tidy", "fit", "plan"}
+    assert any("95%" in text and "held out" in text for text in commands)
+    assert any("This is an extrapolation" in " ".join(text.split()) for text in commands)
+    assert any("[exit status 2]" in text for text in commands)
+    assert page.locator("article img").count() == 2
+    assert page.locator("article table").filter(has_text="dcpt-l3").count() >= 1
+    assert page.locator("article .output.traceback, article .cell_output .traceback").count() == 0
+
+
 def test_the_landing_page_has_a_scoreboard_of_all_papers(visit):
     page = visit("index.html").page
     rows = page.locator("article table").first.locator("tbody tr")
