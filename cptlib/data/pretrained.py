@@ -208,6 +208,8 @@ class PretrainedTokenizer:
     def __post_init__(self) -> None:
         if not isinstance(self.pretrained, Pretrained):
             raise CptError(f"tokenizer.pretrained must be a pretrained model, not {type(self.pretrained).__name__}")
+        if not isinstance(self.separator, str | None):
+            raise CptError(f"tokenizer.separator must be a text or null, not {self.separator!r}")
 
     @property
     def digest(self) -> str:

@@ -246,6 +246,8 @@ class RunSpec:
             not bad, f"evaluation.at {bad} must be multiples of batch_tokens {batch} between 0 and tokens {self.tokens}"
         )
         _need(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        _need(self.lora is None or isinstance(self.lora, Lora), f"lora must be a Lora or None, not {self.lora!r}")
+        _need(isinstance(self.separate_documents, bool), "separate_documents must be true or false")
         _need(0 <= self.masking < 1, f"masking must lie in [0, 1), not {self.masking}")
         if self.continues is not None:
             _need(self.start.model == self.model, "model must equal the start's model")

@@ -89,6 +89,9 @@ def test_new_fields_at_their_default_leave_no_trace():
         (lambda: on_hub(start=None, tokenizer=TokenizerSpec.bpe(300, {"law": 10})), "needs its own tokenizer"),
         (lambda: on_hub(masking=1.0), r"masking must lie in \[0, 1\)"),
         (lambda: on_hub(lora=Lora(0, 16)), "lora.rank"),
+        (lambda: on_hub(lora=8), "lora must be a Lora"),
+        (lambda: on_hub(separate_documents="yes"), "separate_documents must be true or false"),
+        (lambda: PretrainedTokenizer(SMOLLM2, 3), "separator must be a text"),
         (lambda: PretrainedModel("HuggingFaceTB/SmolLM2-135M", 512), "must be a pretrained model, not str"),
     ],
 )
