@@ -261,6 +261,8 @@ def read(directory: str | Path) -> Bundle:
     for value in manifest["corpora"]:
         register(corpus_from_json(value))
     specs = tuple(RunSpec.from_json(value) for value in manifest["specs"])
+    if not specs:
+        raise CptError(f"bundle {directory} holds no runs")
     for spec in specs:
         for identity, split in _sides(spec):
             if why := fault(tokens_path(identity, spec.tokenizer, split, directory / CACHE)):

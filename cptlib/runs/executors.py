@@ -229,7 +229,8 @@ def _dask(address: str) -> Iterator[Executor]:
         resources = {"GPU": 1} if any(worker.get("GPU") for worker in offered) else None
         if not offered:
             print(f"cptlib: the Dask scheduler at {address} has no workers yet; waiting for some", file=sys.stderr)
-        yield client.get_executor(resources=resources)
+        # not pure: a run that is begun again must not be answered by the error of the first time
+        yield client.get_executor(resources=resources, pure=False)
     finally:
         with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told good-bye
             client.close(timeout=2)

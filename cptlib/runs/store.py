@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from cptlib.canonical import digest
 from cptlib.errors import CptError
-from cptlib.files import aside, atomic_path, cache_root, project_root, records_root
+from cptlib.files import aside, atomic_path, project_root, records_root
 from cptlib.runs.models import count_parameters
 from cptlib.runs.spec import RunSpec
 
@@ -194,6 +194,10 @@ def _checksum(values: dict) -> str:
     return digest({name: value for name, value in values.items() if name not in left_out}, length=32)
 
 
+class _DamagedFile(Exception):
+    """A record file that cannot be read; the message says why."""
+
+
 @dataclass(frozen=True)
 class Store:
     """The records of one study: `book/records/<study>.parquet`.
@@ -211,18 +215,32 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        # locks lie in the cache: the records folder is committed and may be read-only for readers
-        folder = cache_root() / "locks"
+        # beside the file, so that sweeps with caches of their own wait for each other too
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{digest(str(self.path.resolve()))}.lock").acquire()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock")).acquire()
         except OSError as error:
-            raise CptError(f"cannot lock {self.path}: {folder}: {error.strerror or error}") from error
+            raise CptError(f"cannot write {self.path}: {error.strerror or error}") from error
         with lock:
             yield
 
     def load(self) -> dict[str, Record]:
         """All whole records by id."""
+        try:
+            return self._read()
+        except _DamagedFile:
+            with self._locked():  # a writer may be about to put a whole file in its place
+                return self._load()
+
+    def _load(self) -> dict[str, Record]:
+        """As `load`, for whoever holds the lock: a damaged file is set aside."""
+        try:
+            return self._read()
+        except _DamagedFile as error:
+            warnings.warn(f"{error}; set aside as {aside(self.path).name}", stacklevel=3)
+            return {}
+
+    def _read(self) -> dict[str, Record]:
         if not self.path.exists():
             return {}
         try:
@@ -231,14 +249,13 @@ class Store:
             raise CptError(f"cannot read {self.path}: {error.strerror or error}") from error
         except (OSError, pa.ArrowInvalid, ValueError, pa.ArrowException) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"{self.path} is damaged ({why}); set aside as {aside(self.path).name}", stacklevel=2)
-            return {}
+            raise _DamagedFile(f"{self.path} is damaged ({why})") from error
         records = [Record(**row) for row in rows]
         damaged = [r.id for r in records if not r.whole()]
         if damaged:
             warnings.warn(
                 f"{self.path}: {len(damaged)} damaged record(s) left out and to be trained again: {', '.join(damaged)}",
-                stacklevel=2,
+                stacklevel=3,
             )
         return {r.id: r for r in records if r.id not in damaged}
 
@@ -247,7 +264,7 @@ class Store:
         with self._locked():
             for left in self.path.parent.glob(f".{self.path.name}.*.part"):  # by a writer that was killed
                 left.unlink(missing_ok=True)
-            kept = self.load() | {r.id: r for r in new}
+            kept = self._load() | {r.id: r for r in new}
             rows = [{f.name: getattr(r, f.name) for f in fields(Record)} for r in kept.values()]
             with atomic_path(self.path) as temporary:
                 pq.write_table(

@@ -65,3 +65,27 @@ def from_pico(tiny):
         return tiny(weights=weights).but(**({"start": pretrained, "schedule": schedule} | parts | changes))
 
     return make
+
+
+@pytest.fixture
+def family(tiny):
+    """A base and two runs that continue it."""
+    base = tiny()
+    return base, tiny(start=base, weights={"rules": 1}), tiny(start=base, weights={"rules": 1, "plain": 1})
+
+
+@pytest.fixture
+def undisturbed(cache, monkeypatch, tmp_path):
+    """A function from specs to the outcomes of a sweep that nothing happens to, elsewhere."""
+    from runs_world import Here, outcomes
+
+    from cptlib.runs.sweep import sweep
+    from cptlib.runs.train import Engine
+
+    def train(specs) -> dict:
+        with monkeypatch.context() as patch:
+            patch.setenv("CPTLIB_CACHE", str(tmp_path / "calm"))
+            patch.setenv("CPTLIB_RECORDS", str(tmp_path / "calm" / "records"))
+            return outcomes(sweep(specs, "demo", "test", engine=Engine(device="cpu"), executor=Here(), report=str))
+
+    return train

@@ -1,53 +1,129 @@
-"""A sweep that is killed: `python runs_killed.py WORLD between|inside`, with $CPTLIB_CACHE and $CPTLIB_RECORDS set."""
+"""Sweeps in processes of their own, to be killed, interrupted or starved.
+
+As a program, a sweep with a worker process that dies when its second run is finished:
+`python runs_killed.py WORLD`, with $CPTLIB_CACHE and $CPTLIB_RECORDS set.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import resource
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runs_world import register, tiny
+from runs_world import Here, register, tiny
 
-from cptlib.runs import checkpoints
+from cptlib.errors import CptError
+from cptlib.runs import store
+from cptlib.runs.spec import RunSpec
 from cptlib.runs.sweep import sweep
 from cptlib.runs.train import Engine
+
+# a server that has loaded the libraries once, and forks a process in a moment
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(
+    ["torch", "transformers.models.llama.modeling_llama", "safetensors.torch", "pyarrow.parquet", "cptlib.runs.sweep"]
+)
+
+
+def start(world: Path, cache: Path, specs: list[RunSpec], how=None, *arguments, **options):
+    """A process that sweeps `specs` one after the other; `how(*arguments)` is called in it first."""
+    texts = [spec.to_json() for spec in specs]
+    process = FORK.Process(target=_child, args=(str(world), str(cache), texts, how, arguments, options))
+    process.start()
+    return process
+
+
+def _child(world: str, cache: str, texts: list[str], how, arguments: tuple, options: dict) -> None:
+    os.environ |= {"CPTLIB_CACHE": cache, "CPTLIB_RECORDS": f"{cache}/records"}
+    register(Path(world))
+    specs = [RunSpec.from_json(json.loads(text)) for text in texts]
+    if how is not None:
+        how(*arguments)
+    options = {"engine": Engine(device="cpu", checkpoint_seconds=0.05), "report": str} | options
+    if "workers" not in options:
+        options["executor"] = Here()
+    try:
+        sweep(specs, "demo", "test", **options)
+    except CptError as error:
+        Path(cache, "said").write_text(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _die(*_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_at_call(count: int) -> None:
-    saved = checkpoints.save
+def die_in_checkpoint(kind: str, count: int) -> None:
+    """Be killed when half of the tensors of a checkpoint are written, at the `count`-th of that kind."""
+    import safetensors.torch
 
-    def save(path, tensors, state) -> None:
-        if path.name == "resume" and state["step"] == count:
+    written, seen = safetensors.torch.save_file, []
+
+    def save_half(tensors, path) -> None:
+        written(tensors, path)
+        seen.append(kind in Path(path).parent.name)
+        if seen.count(True) == count:
+            os.truncate(path, Path(path).stat().st_size // 2)
             _die()
-        saved(path, tensors, state)
 
-    checkpoints.save = save
+    safetensors.torch.save_file = save_half
 
 
-def main(world: str, moment: str) -> None:
+def die_between_renames(count: int) -> None:
+    """Be killed when the old checkpoint is out of the way and the new one not yet in its place."""
+    rename, seen = os.rename, []
+
+    def renamed(source, target) -> None:
+        rename(source, target)
+        seen.append(str(target).endswith(".previous"))
+        if seen.count(True) == count:
+            _die()
+
+    os.rename = renamed
+
+
+def die_in_append(count: int) -> None:
+    """Be killed when half of the record file is written, at the `count`-th record."""
+    written, seen = store.pq.write_table, []
+
+    def write_half(table, path, **options) -> None:
+        written(table, path, **options)
+        seen.append(path)
+        if len(seen) == count:
+            os.truncate(path, Path(path).stat().st_size // 2)
+            _die()
+
+    store.pq.write_table = write_half
+
+
+def limit_memory(more: int) -> None:
+    """Let the address space grow by `more` bytes at most."""
+    import torch
+
+    torch.ones(4, requires_grad=True).sum().backward()  # what torch sets up on first use is not the run's
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main(world: str) -> None:
     register(Path(world))
     base = tiny()
     specs = [tiny(start=base, weights={"plain": 1, "rules": 1}), tiny(start=base, weights={"rules": 1})]
-    engine = Engine(device="cpu", checkpoint_seconds=0)
-    if moment == "between":  # the second run is finished; a worker has begun, or is about to begin, the third
-        lines = []
+    lines = []
 
-        def report(line: str) -> None:
-            lines.append(line)
-            if len(lines) == 3:
-                _die()
+    def report(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 3:  # the second run is finished; the worker has begun, or is about to begin, the third
+            _die()
 
-        sweep(specs, "demo", "test", engine=engine, workers=1, report=report)
-    else:
-        with ThreadPoolExecutor(1) as executor:
-            _die_at_call(9)
-            sweep(specs, "demo", "test", engine=engine, executor=executor)
+    sweep(specs, "demo", "test", engine=Engine(device="cpu", checkpoint_seconds=0), workers=1, report=report)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cptlib.data.corpora import local_corpus
 from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
+from cptlib.runs import checkpoints
+from cptlib.runs.progress import log_path
 from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule
 
+T = TypeVar("T")
 WORDS = {
     "plain": "the a sea wind ship sails home far under dark and bright sky over cold water",
     "rules": "shall licence grant party clause hereby term notice under the copy of work any",
@@ -64,3 +71,49 @@ class Here(Executor):
         except Exception as error:  # as any executor hands it back
             future.set_exception(error)
         return future
+
+
+def long(seed: int, steps: int = 400) -> RunSpec:
+    """A run of some seconds, to be disturbed in the middle."""
+    return tiny(seed=seed, tokens=BATCH * steps)
+
+
+def outcome(record) -> dict:
+    """What must not depend on how the sweep went."""
+    names = ("id", "spec", "model_params", "tokens", "evaluations", "lr", "train_loss", "grad_norm", "counts", "epochs")
+    return {name: getattr(record, name) for name in names}
+
+
+def outcomes(records) -> dict:
+    """`outcome` of each record, by id."""
+    return {i: outcome(record) for i, record in records.items()}
+
+
+def events(run_id: str, study: str = "demo") -> list[dict]:
+    """The lines of a run's log so far."""
+    try:
+        text = log_path(study, run_id).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def begun(run_id: str) -> list[dict]:
+    """The beginnings in a run's log: one for each process that trained on it."""
+    return [event for event in events(run_id) if event["event"] == "begin"]
+
+
+def until(condition: Callable[[], T], seconds: float = 300) -> T:
+    """Wait for what another process does to its files."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def under_way(run_id: str) -> int:
+    """Wait until a run has noted a step and has left a checkpoint; the process that trains it."""
+    until(lambda: any(event["event"] == "step" for event in events(run_id)))
+    until(checkpoints.folder(run_id, "resume").exists)
+    return begun(run_id)[-1]["pid"]

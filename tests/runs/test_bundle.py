@@ -30,12 +30,6 @@ CPU = Engine(device="cpu")
 MEASURED = ("id", "spec", "tokens", "evaluations", "lr", "train_loss", "grad_norm", "counts", "epochs", "repeated")
 
 
-@pytest.fixture
-def family(tiny):
-    base = tiny()
-    return base, tiny(start=base, weights={"rules": 1}), tiny(start=base, weights={"rules": 1, "plain": 1})
-
-
 def run(specs):
     return sweep(specs, "demo", "smoke", engine=CPU, executor=Here(), report=str)
 
@@ -61,7 +55,7 @@ def alone(directory: Path, absent: str = "") -> subprocess.CompletedProcess:
     environment |= {"PYTHONPATH": str(doors), "RUNS_ALONE_ABSENT": absent}
     return subprocess.run(
         [sys.executable, str(directory / "run.py"), "--workers", "1"],
-        env=environment, cwd=directory.parent, capture_output=True, text=True, timeout=120, check=False,
+        env=environment, cwd=directory.parent, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -60,8 +61,9 @@ def test_nothing_recorded_is_no_records(store):
     assert store.load() == {} and not store.path.parent.exists()
 
 
-def test_writers_at_once_lose_nothing(store, silent):
-    writers = [subprocess.Popen([*WRITER, str(store.root), str(10 * k), "5"]) for k in range(4)]
+def test_writers_at_once_lose_nothing(store, silent, tmp_path):
+    own = [os.environ | {"CPTLIB_CACHE": str(tmp_path / str(k))} for k in range(4)]  # caches that they do not share
+    writers = [subprocess.Popen([*WRITER, str(store.root), str(10 * k), "5"], env=own[k]) for k in range(4)]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0, 0]
     assert {r.seed for r in store.load().values()} == {10 * k + i for k in range(4) for i in range(5)}
 
@@ -115,14 +117,10 @@ def test_a_file_of_another_kind_holds_no_records(store):
         assert store.load() == {}
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("CPTLIB_CACHE", str(tmp_path / "cache"))
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CptError, match=r"^cannot write .*file/records/demo\.parquet: Not a directory$"):
         Store("demo", tmp_path / "file" / "records").append(made(1))
-    monkeypatch.setenv("CPTLIB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CptError, match=r"^cannot lock .*demo\.parquet: .*: (Not a directory|File exists)$"):
-        Store("demo", tmp_path / "records").append(made(1))
 
 
 def test_frame_of_evaluations():
