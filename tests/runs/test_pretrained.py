@@ -274,3 +274,28 @@ def test_a_separator_that_the_tokenizer_lacks_is_named(pico):
     assert Encoder.of(PretrainedTokenizer(model, "<bos>")).end == 0
     with pytest.raises(CptError, match="no token '<sep>'"):
         Encoder.of(PretrainedTokenizer(model, "<sep>"))
+
+
+OWN = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class Config(LlamaConfig):
+    model_type = "own"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_code_of_a_model_runs_only_where_it_is_asked_for_and_names_the_model(pico, from_pico, tmp_path, monkeypatch):
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = pico("llama").files()
+    (folder / "own.py").write_text(OWN)
+    _edit(folder, "config.json", **CODE, architectures=["OwnForCausalLM"])
+    with pytest.raises(CptError, match="remote_code=True"):
+        train(from_pico(Pretrained.folder(folder)), CPU)
+    assert not (tmp_path / "modules").exists()
+    asked = Pretrained.folder(folder, remote_code=True)
+    assert losses(train(from_pico(asked), CPU), 20)["plain"] < 4
+    (folder / "own.py").write_text(OWN + "\n")
+    assert Pretrained.folder(folder, remote_code=True).revision != asked.revision
