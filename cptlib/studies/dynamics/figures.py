@@ -80,7 +80,7 @@ def hidden_curves(frames: Frames):
                 )
             ax.set_xlabel("CPT tokens (millions)")
             ax.set_ylabel(f"{loss} loss ({NATS})")
-        axes[0].legend()
+        axes[1].legend(loc="center right", fontsize=7)
     return figure
 
 

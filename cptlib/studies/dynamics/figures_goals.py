@@ -144,6 +144,7 @@ def domains(chapter: Chapter):
                     ax, [part[column].mean()], [part["shift"].mean()], [low], [high], label=name, bars=True, **look
                 )
             ax.set_xlabel(label)
+        axes[0].set_yscale("log")
         axes[0].set_ylabel(f"shift of the general loss ({NATS})")
         legend_right(axes[1])
     return figure

@@ -171,19 +171,19 @@ def replay_fit(frames: Frames, loss: str, form: str, without: tuple[float, ...] 
     return frames.once(("replay", loss, form, without), made)
 
 
-def held_out_replays(frames: Frames, loss: str, form: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """MAE of a replay law on each interior share, fitted to the others, shape (seeds,), and a row a share."""
-    error, table = [], []
+def held_out_replays(frames: Frames, loss: str, form: str) -> tuple[np.ndarray, dict[str, float]]:
+    """MAE of a replay law on the interior shares, each left out in turn, shape (seeds,), and by share of the domain."""
+    error, by_share = [], {}
     for share, arm in replay_arms(frames.grid).items():
         if share > 0:
             made = replay_fit(frames, loss, form, (share,))
             error.append(made.mae(made.sample.arms(arm)))
-            table.append({"replay": share, "loss": loss, "form": form, "held-out MAE": error[-1].mean()})
-    return np.mean(error, axis=0), pd.DataFrame(table)
+            by_share[f"domain share {1 - share:g}"] = float(error[-1].mean())
+    return np.mean(error, axis=0), by_share
 
 
 def replay(evidence: Evidence, frames: Frames) -> tuple[list[Finding], pd.DataFrame]:
-    """dynamics.13. Returns the findings and the held-out errors of both forms by share."""
+    """dynamics.13. Returns the findings and the held-out errors of both forms, both losses (MAE, mean over seeds)."""
     grid, found = frames.grid, []
     step = shifts.last_step(grid)
     for loss in LOSSES:
@@ -199,7 +199,15 @@ def replay(evidence: Evidence, frames: Frames) -> tuple[list[Finding], pd.DataFr
         evidence.replicated("equal_tokens_general", 100 * twice / replicates(curves[0.0].at(step))),
         evidence.replicated("corrected_versus_printed", percent(corrected, printed)),
         evidence.replicated("mae_corrected", corrected),
-    ], pd.concat([table for _, table in errors.values()], ignore_index=True)
+    ], pd.DataFrame(
+        [
+            {"loss": loss, "form": form, **error}
+            for loss in LOSSES
+            for form, error in (
+                (name, held_out_replays(frames, loss, name)[1]) for name in (REPLAY, PRINTED)
+            )
+        ]
+    )
 
 
 def domain_table(frames: Frames, token_distance: Mapping[str, float]) -> pd.DataFrame:
