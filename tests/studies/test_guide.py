@@ -46,16 +46,16 @@ def test_a_command_is_shown_with_what_it_prints(shell):
 
 
 def test_the_choice_names_laws_of_the_registry_only(monkeypatch):
-    named = set(choice.choice_table()["law"].str.removeprefix("<code>").str.removesuffix("</code>"))
+    named = set(choice.choice_table()["law"])
     assert named <= set(LAWS) and {"chinchilla", "dcpt-l3", "data-mixing"} <= named
     monkeypatch.delitem(LAWS, "bimix")
-    assert "bimix" not in " ".join(choice.choice_table()["law"])
+    assert "bimix" in named and "bimix" not in set(choice.choice_table()["law"])
 
 
 def test_the_least_grid_stands_in_words():
     table = choice.choice_table().set_index("law")
-    assert table.loc["<code>dcpt-l3</code>", "least"] == "12 runs: 3 N, 4 r, each at 3 D"
-    assert table.loc["<code>transfer</code>", "least"] == "4 runs: 2 D_F, 2 N"
+    assert table.loc["dcpt-l3", "least"] == "12 runs: 3 N, 4 r, each at 3 D"
+    assert table.loc["transfer", "least"] == "4 runs: 2 D_F, 2 N"
 
 
 def test_designs_are_parts_of_the_recorded_grid_with_its_ends(reader):

@@ -118,7 +118,7 @@ def choice_table() -> pd.DataFrame:
         rows.append(
             {
                 "your data": choice.data,
-                "law": f"<code>{law.name}</code>",
+                "law": law.name,
                 "columns": f"{choice.rows or ', '.join(law.columns)}{target}",
                 "parameters": f"{len(law.names)}{f', for {len(law.columns)} domains' if law.specialise else ''}",
                 "least": choice.least if counts is None else _least(counts),

@@ -20,7 +20,7 @@ TOKENS = 4  # evaluations of a run in a design
 MIDDLE = {"sizes": 4, "ratios": 5, "seeds": 2}
 STEPS = {"sizes": (2, 3, 4, 5), "ratios": (3, 5, 8), "seeds": (1, 2, 3)}
 TIMES = 4  # how much larger the model is whose loss is predicted
-RATIO, LARGER, SIZE, SHARE = "planned ratio", "loss at 4 times the size", "exponent alpha", "exponent of the best size"
+RATIO, LARGER, SIZE, SHARE = "planned ratio", "loss at 4N", "exponent alpha", "exponent of the best size"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Study:
         for counts, real, ideal in sorted(self.results, key=lambda each: each[1].design.runs):
             row = {**counts, "runs": real.design.runs}
             for name in (RATIO, LARGER, SIZE, SHARE):
-                row[name] = _within(real, name)
+                row[f"{name} (%)" if name in real.relative else name] = _within(real, name)
             rows.append({**row, f"{RATIO}, exact law": _within(ideal, RATIO)})
         return pd.DataFrame(rows)
 
@@ -163,5 +163,5 @@ def _some(values: pd.Series, count: int) -> tuple[float, ...]:
 
 def _within(power: Power, name: str) -> str:
     row = power.table().loc[name]
-    unit, factor = (" %", 100) if name in power.relative else ("", 1)
-    return f"{factor * row['half_within']:.2g}{unit} ({factor * row['nine_tenths_within']:.2g}{unit})"
+    factor = 100 if name in power.relative else 1
+    return f"{factor * row['half_within']:.2g} ({factor * row['nine_tenths_within']:.2g})"

@@ -59,7 +59,7 @@ def power(study: Study):
     panels = {RATIO: ("error of the planned ratio", 1.0), LARGER: ("error of the loss at 4N (%)", 100.0)}
     panels[SHARE] = ("error of the size exponent", 1.0)
     with style():
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTHS["wide"] * 1.15, 2.9))
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTHS["wide"], 2.8))
         for ax, (name, (label, factor)) in zip(axes, panels.items(), strict=True):
             for k, (changed, kind) in enumerate(KINDS.items()):
                 rows = [each for each in study.results if {**MIDDLE, changed: each[0][changed]} == each[0]]

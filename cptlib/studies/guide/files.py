@@ -20,7 +20,7 @@ from cptlib.studies.dcpt.tables import curves, thinned
 from cptlib.studies.registry import grid
 
 POINTS = 5  # token counts of a run that the tables keep
-LINE = 110  # characters of a printed line
+LINE = 80  # characters of a printed line
 
 
 class Reader:
@@ -128,6 +128,6 @@ class Shell:
         if status:
             lines.append(f"[exit status {status}]")
         return "\n".join(
-            textwrap.fill(line, LINE, subsequent_indent="      ", break_on_hyphens=False, break_long_words=False)
+            textwrap.fill(line, LINE, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
             for line in lines
         )
