@@ -239,7 +239,8 @@ def other_sets(evidence: Evidence, frames: Frames) -> tuple[list[Finding], pd.Da
         only = np.column_stack([x[:, 1], np.ones(len(x))])
         for name in grid.unseen:
             y = mine[f"loss_{name}"].to_numpy()
-            both, one = (np.linalg.lstsq(a[~test], y[~test], rcond=None)[0] for a in (x, only))
+            free = np.column_stack([x, np.ones(len(x))])
+            both, one, three = (np.linalg.lstsq(a[~test], y[~test], rcond=None)[0] for a in (x, only, free))
             residual = x[test] @ both - y[test]
             out.append(
                 {
@@ -249,6 +250,7 @@ def other_sets(evidence: Evidence, frames: Frames) -> tuple[list[Finding], pd.Da
                     "coefficient of general": both[1],
                     "mae": np.abs(residual).mean(),
                     "r2": 1 - (residual**2).sum() / ((y[test] - y[test].mean()) ** 2).sum(),
+                    "mae_with_intercept": np.abs(free[test] @ three - y[test]).mean(),
                     "mae_general_only": np.abs(only[test] @ one - y[test]).mean(),
                     "mae_intercept": np.abs(y[~test].mean() - y[test]).mean(),
                     "mae_far": np.abs(

@@ -7,6 +7,7 @@ import pandas as pd
 
 from cptlib.studies.dynamics import findings_fit, turning
 from cptlib.studies.dynamics.evidence import Chapter
+from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample
 from cptlib.studies.dynamics.printed import (
     FIG3,
     FIG7,
@@ -119,6 +120,24 @@ def single_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
+def pretraining_cost(chapter: Chapter) -> pd.DataFrame:
+    """Error after the switch of the joint fit, and of the same law fitted to the runs after the switch alone (nats)."""
+    rows = []
+    for loss in LOSSES:
+        full = findings_fit.joint_fit(chapter.frames, loss)
+        after = Sample(full.sample.frame[full.sample.frame["stage"] == "cpt"].reset_index(drop=True))
+        alone = Fitted.of(MAIN, after)
+        rows.append(
+            {
+                "loss": loss,
+                "fitted with pre-training curves": full.mae(full.sample.after).mean(),
+                "fitted to the runs after the switch": alone.mae(after.after).mean(),
+                "R2 of the latter": alone.r2(after.after).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def parameter_table(chapter: Chapter) -> pd.DataFrame:
     """Constants of the joint fits, mean over seeds with their range, beside the paper's Fig. 3."""
     rows = {}
@@ -217,7 +236,12 @@ def planned_table(chapter: Chapter) -> pd.DataFrame:
 def mixture_table(chapter: Chapter) -> pd.DataFrame:
     """Coefficients of the two losses on every unseen set, and the paper's."""
     ours = chapter.other_sets[1].rename(
-        columns={"mae": "held-out MAE", "r2": "held-out R2", "mae_general_only": "MAE, general loss alone"}
+        columns={
+            "mae": "held-out MAE",
+            "r2": "held-out R2",
+            "mae_with_intercept": "MAE, with an intercept",
+            "mae_general_only": "MAE, general loss and an intercept",
+        }
     )
     ours = ours.drop(columns=["mae_intercept", "mae_far"])
     paper = pd.DataFrame(
