@@ -10,7 +10,7 @@ from cptlib.book import load_profile
 from cptlib.errors import CptError, unknown
 from cptlib.files import project_root
 
-STUDIES = ("dcpt", "dynamics")
+STUDIES = ("dcpt", "dynamics", "crosslingual")
 """Packages of `cptlib.studies`, in the order of the book: each has `NAME`, `grid`, `run`, `recorded`, and a class
 `Chapter` in its module `evidence`; one whose claims rest on public losses has a module `public_losses`."""
 

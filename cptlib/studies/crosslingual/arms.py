@@ -104,9 +104,20 @@ class Arms:
         clusters = self.clusters(widths or self.widths(arm, target))
         return Ladder.of(clusters, self.tokens, self.losses(arm, target, clusters))
 
-    def ladder_of_next_seed(self, target: str) -> Ladder:
-        clusters = self.clusters()
-        return Ladder.of(clusters, self.tokens, self.losses(SCRATCH, target)[next_seed(clusters)])
+    def single_seeds(self, target: str) -> list[tuple[Ladder, Ladder]]:
+        """Scratch ladders of each single seed and of the next, over the sizes that have both."""
+        clusters, losses, seeds = self.clusters(), self.losses(SCRATCH, target), self.grid.seeds
+        pairs = []
+        for one, other in zip(seeds, (*seeds[1:], seeds[0]), strict=True):
+            both = [w for w in np.unique(clusters.widths) if {one, other} <= set(self.grid.seeds_of(int(w)))]
+            sizes = clusters.sizes[np.isin(np.unique(clusters.widths), both)]
+            pairs.append(
+                tuple(
+                    Ladder(sizes, self.tokens, losses[np.isin(clusters.widths, both) & (clusters.seeds == seed)][None])
+                    for seed in (one, other)
+                )
+            )
+        return pairs
 
     def bytes_per_token(self, target: str) -> float:
         return float(self.table(SCRATCH, target)["bytes_per_token"].iloc[0])

@@ -16,7 +16,7 @@ from cptlib.laws.solver import descend
 from cptlib.studies.crosslingual import arithmetic, fits
 from cptlib.studies.crosslingual.arms import CPT, PROPORTIONAL, SCRATCH, SHUFFLED, Arms
 from cptlib.studies.crosslingual.fits import Rows, TargetFits
-from cptlib.studies.crosslingual.frontiers import Ladder
+from cptlib.studies.crosslingual.frontiers import Frontier, Ladder
 from cptlib.studies.evidence import Evidence, percent
 from cptlib.studies.parallel import spread
 
@@ -116,22 +116,21 @@ def identifiable(by: Evidence, made: Mapping[str, TargetFits]) -> list[Finding]:
 def frontiers(by: Evidence, arms: Arms) -> list[Finding]:
     """crosslingual.5"""
     clusters, control = arms.clusters(), arms.clusters(arms.grid.control_widths)
-    pairs = {"": arms_pair(arms), "_other_seed": {t: (arms.ladder(SCRATCH, t), arms.ladder_of_next_seed(t))
-                                                  for t in arms.grid.targets}}  # fmt: skip
-    found = []
-    for suffix, ladders in pairs.items():
-        both = [(a.frontier(), b.frontier()) for a, b in ladders.values()]
-        exponent = "exponent_difference" if not suffix else f"exponent{suffix}"
-        found += [
-            by.replicated(exponent, _mean(b.s - a.s for a, b in both), clusters.widths),
-            by.replicated(
-                f"ratio{suffix}",
-                _mean(100 * (b.loss(a.middle) / a.loss(a.middle) - 1) for a, b in both),
-                clusters.widths,
-            ),
-        ]
+    both = [(a.frontier(), b.frontier()) for a, b in arms_pair(arms).values()]
+    single = [(a.frontier(), b.frontier()) for t in arms.grid.targets for a, b in arms.single_seeds(t)]
+    found = [
+        by.replicated("exponent_difference", _mean(b.s - a.s for a, b in both), clusters.widths),
+        by.replicated("ratio", _mean(_loss_ratio(a, b) for a, b in both), clusters.widths),
+        by.exact("exponent_other_seed", float(np.mean([np.abs(b.s - a.s) for a, b in single]))),
+        by.exact("ratio_other_seed", float(np.mean([np.abs(_loss_ratio(a, b)) for a, b in single]))),
+    ]
     scratch, shuffled = (arms.losses(arm, None, control)[:, -1] for arm in (SCRATCH, SHUFFLED))
     return [*found, by.replicated("ratio_shuffled", control.mean(percent(shuffled, scratch)), control.widths)]
+
+
+def _loss_ratio(scratch: Frontier, other: Frontier) -> np.ndarray:
+    """Loss on the other frontier over that on scratch at scratch's mean log C, minus 1, percent, (replicates,)."""
+    return percent(other.loss(scratch.middle), scratch.loss(scratch.middle))
 
 
 def arms_pair(arms: Arms) -> dict[str, tuple[Ladder, Ladder]]:
@@ -162,14 +161,14 @@ def best_sizes(by: Evidence, arms: Arms, made: Mapping[str, TargetFits]) -> list
     proportional = log2_ratio(
         arms.ladder(SCRATCH, arms.first, arms.exposed), arms.ladder(PROPORTIONAL, arms.first), least=3
     )
-    other = [log2_ratio(arms.ladder(SCRATCH, t), arms.ladder_of_next_seed(t)) for t in arms.grid.targets]
+    other = [np.abs(log2_ratio(*pair)) for t in arms.grid.targets for pair in arms.single_seeds(t)]
     return [
         by.replicated(
             "log2_ratio_median", _mean(log2_ratio(*pair) for pair in arms_pair(arms).values()), clusters.widths
         ),
         *([by.replicated("a_difference", difference, clusters.widths)] if np.isfinite(difference).all() else []),
         by.replicated("log2_ratio_proportional", proportional, exposed.widths),
-        by.replicated("log2_ratio_other_seed", _mean(other), clusters.widths),
+        by.exact("log2_ratio_other_seed", float(np.mean(other))),
     ]
 
 
