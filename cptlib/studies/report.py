@@ -140,8 +140,10 @@ def compute_table(
     )
 
 
-def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
-    """Learning-rate trials on the tuning seed."""
+def tuning_table(
+    records: Mapping[str, Record], profile: str, stage: Callable[[Record], str] | None = None
+) -> pd.DataFrame:
+    """Learning-rate trials on the tuning seed; `stage` names what a run is for, by default base or continued."""
     rows = []
     for record in records.values():
         if record.profile == f"{profile}-tuning":
@@ -149,7 +151,7 @@ def tuning_table(records: Mapping[str, Record], profile: str) -> pd.DataFrame:
             names = [identity.split(":")[0] for identity, _ in spec.mixture.parts]
             rows.append(
                 {
-                    "stage": "continued" if spec.start else "base",
+                    "stage": stage(record) if stage else "continued" if spec.start else "base",
                     "width": spec.model.width,
                     "peak LR": spec.schedule.peak,
                     **{f"{name} loss": record.final_loss(name) for name in names},

@@ -199,7 +199,7 @@ def distances(arms: Arms):
         here = np.isin(arms.clusters(arms.widths(CPT, name)).widths, grid.control_widths)
         rows.append((language(name), at_equal_bytes(arms, name)[here]))
     shuffled = arms.saving(arms.first, SHUFFLED).percent[:, -1]
-    rows.append((f"{language(arms.first)}, base on\nshuffled words", shuffled))
+    rows.append((f"{language(arms.first)}, base\non shuffled words", shuffled))
     with style():
         figure, ax = plt.subplots(figsize=(WIDTHS["wide"] * 0.75, 3.0))
         for k, n in enumerate(control.sizes):
@@ -207,7 +207,7 @@ def distances(arms: Arms):
             value, lo, hi = np.array([[part[k] for part in _intervals(control, values)] for _, values in rows]).T
             look = category(k) | {"linestyle": "none"}
             curve_with_interval(ax, x, value, lo, hi, label=_size(n), bars=True, **look)
-        ax.set_xticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+        ax.set_xticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
         ax.axhline(0, color="#444444", linewidth=0.8)
         ax.set_ylabel("tokens saved (%)")
         ax.set_ylim(max(-100, min(values.min() for _, values in rows) - 10), 105)

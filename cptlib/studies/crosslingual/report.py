@@ -35,7 +35,6 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
                 "runs on targets": sum(s.model.width == width for s in grid.fixed()),
                 "seeds": len(grid.seeds_of(width)),
                 "base tokens / N": cpt.start.tokens / record.model_params,
-                "target tokens / N": grid.target_tokens / record.model_params,
             }
         )
     return pd.DataFrame(rows)
