@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from cptlib.errors import CptError
 from cptlib.runs.train import Engine
 
 ALLOWED = "local, dask://HOST:PORT, slurm, slurm:KEY=VALUE,..., submitit-local"
+PATIENCE = 15  # seconds without a connection after which a Dask scheduler is given up
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,42 @@ def _begin_worker(gpu: str | None) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class DaskRuns(Executor):
+    """Runs on a Dask cluster. Futures fail when the scheduler is gone: Dask's own would be waited for for ever."""
+
+    def __init__(self, client, resources: dict | None) -> None:
+        self._client, self._address = client, client.scheduler.address
+        # not pure: a run that is begun again must not be answered by the error of the first time
+        self._inner = client.get_executor(resources=resources, pure=False)
+        self._open: set[Future] = set()
+        self._lock, self._over, self._gone = threading.Lock(), threading.Event(), False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def submit(self, function, /, *arguments) -> Future:
+        with self._lock:
+            if self._gone:
+                raise ConnectionError(f"the Dask scheduler at {self._address} is gone")
+            future = self._inner.submit(function, *arguments)
+            self._open = {one for one in self._open if not one.done()} | {future}
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        missed = 0
+        while not self._over.wait(1.0):
+            missed = 0 if self._client.status == "running" else missed + 1
+            if missed < PATIENCE and self._client.status != "closed":
+                continue
+            with self._lock:
+                self._gone, left = True, [future for future in self._open if not future.done()]
+            for future in left:
+                with contextlib.suppress(InvalidStateError):  # it came after all
+                    future.set_exception(ConnectionError(f"the Dask scheduler at {self._address} is gone"))
+            return
+
+
 @contextlib.contextmanager
 def _dask(address: str) -> Iterator[Executor]:
     from distributed import Client
@@ -223,14 +260,17 @@ def _dask(address: str) -> Iterator[Executor]:
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise CptError(f"no Dask scheduler answers at {address}") from error
+    runs = None
     try:
         # waits for nothing: a cluster may grow while the sweep goes on
         offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
         resources = {"GPU": 1} if any(worker.get("GPU") for worker in offered) else None
         if not offered:
             print(f"cptlib: the Dask scheduler at {address} has no workers yet; waiting for some", file=sys.stderr)
-        # not pure: a run that is begun again must not be answered by the error of the first time
-        yield client.get_executor(resources=resources, pure=False)
+        runs = DaskRuns(client, resources)
+        yield runs
     finally:
+        if runs is not None:
+            runs.shutdown()
         with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told good-bye
             client.close(timeout=2)

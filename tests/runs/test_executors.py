@@ -13,7 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-import dask
 import pytest
 from runs_world import Here, begun, events, long, outcomes, under_way, until
 
@@ -210,7 +209,7 @@ def cluster(cache, tmp_path):
     made.stop()
 
 
-def test_dask_with_a_worker_and_then_the_scheduler_killed(family, cluster, undisturbed):
+def test_dask_with_a_worker_and_then_the_scheduler_killed(family, cluster, undisturbed, monkeypatch):
     victim, *rest = long(1), *family
     lines = []
     with meanwhile(lambda: os.kill(under_way(victim.id), signal.SIGKILL)):
@@ -223,11 +222,13 @@ def test_dask_with_a_worker_and_then_the_scheduler_killed(family, cluster, undis
     assert outcomes(records) == calm
 
     later = long(2)
-    failed = pytest.raises(SweepError, match=f"1 of 1 runs failed; first {later.id}: lost its worker")
-    with dask.config.set({"distributed.comm.timeouts.connect": "5s"}), failed:
+    monkeypatch.setattr(executors, "PATIENCE", 2)
+    gone = rf"1 of 1 runs failed; first {later.id}: lost its worker {ATTEMPTS} times \(ConnectionError: the Dask sch"
+    with pytest.raises(SweepError, match=gone):
         with meanwhile(lambda: (under_way(later.id), cluster.scheduler.kill())):
             sweep([later], "demo", "test", engine=CPU, executor=cluster.place, report=lines.append)
-    assert outcomes(Store("demo").load()) == calm
+    left = outcomes(Store("demo").load())  # a worker may have ended its run all the same
+    assert {i: left[i] for i in calm} == calm
     records = sweep([later], "demo", "test", engine=CPU, executor=Here(), report=str)
     assert outcomes(records) == undisturbed([later])
 
