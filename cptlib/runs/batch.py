@@ -36,6 +36,7 @@ class BatchJobs(Executor):
         self._thread.start()
 
     def submit(self, function, /, *arguments) -> Future:
+        """A future of `function(*arguments)`; `concurrent.futures.Executor.submit` without keywords."""
         future: Future = Future()
         with self._lock:
             if self._closed:
@@ -45,6 +46,7 @@ class BatchJobs(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`."""
         with self._lock:
             self._closed = True
             if cancel_futures:

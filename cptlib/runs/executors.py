@@ -143,6 +143,7 @@ class LocalProcesses(Executor):
         return ProcessPoolExecutor(1, spawn, _begin_worker, (self._gpus[slot],))
 
     def submit(self, function, /, *arguments) -> Future:
+        """A future of `function(*arguments)`; `concurrent.futures.Executor.submit` without keywords."""
         future: Future = Future()
         with self._lock:
             if self._closed:
@@ -191,6 +192,7 @@ class LocalProcesses(Executor):
         self._shut(wait=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`."""
         with self._lock:
             self._closed = True
             if cancel_futures:
@@ -228,6 +230,7 @@ class DaskRuns(Executor):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def submit(self, function, /, *arguments) -> Future:
+        """A future of `function(*arguments)`; `concurrent.futures.Executor.submit` without keywords."""
         with self._lock:
             if self._gone:
                 raise ConnectionError(f"the Dask scheduler at {self._address} is gone")
@@ -236,6 +239,7 @@ class DaskRuns(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`."""
         self._over.set()
 
     def _watch(self) -> None:
