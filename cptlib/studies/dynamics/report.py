@@ -55,7 +55,7 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
 
 
 def base_table(chapter: Chapter) -> pd.DataFrame:
-    """Bases of one seed: size, tokens, potential, areas at the end, final losses (mean over seeds)."""
+    """Bases: size, tokens, potential, areas at the end, final losses (mean over seeds)."""
     grid, rows = chapter.grid, []
     arms = grid.arms(grid.seeds[0])
     bases = {spec.start.id: spec.start for spec in arms.values()}
@@ -67,7 +67,6 @@ def base_table(chapter: Chapter) -> pd.DataFrame:
         area = chapter.frames.main[chapter.frames.main["arm"] == arm].iloc[0]
         rows.append(
             {
-                "width": base.model.width,
                 "parameters": records[0].model_params,
                 "text": name,
                 "tokens (M)": base.tokens / 1e6,
@@ -209,7 +208,9 @@ def formula_table() -> pd.DataFrame:
     rows = []
     for loss in LOSSES:
         for peak, made, known in zip(FIG7_PEAKS, formula_losses(loss), FIG7[loss], strict=True):
-            rows.append({"loss": loss, "CPT peak": peak, "Eq. 4": made, "independent calculation": known})
+            rows.append(
+                {"loss": loss, "CPT peak": peak, "Eq. 4": f"{made:.4f}", "independent calculation": f"{known:.4f}"}
+            )
     return pd.DataFrame(rows)
 
 
