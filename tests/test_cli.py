@@ -13,6 +13,7 @@ import yaml
 
 from cptlib.cli import main, parser
 from cptlib.files import project_root
+from cptlib.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_KEYS = ["id", "study", "profile", "model_params", "tokens", "seed", "device", "seconds", "revision"]
@@ -64,13 +65,13 @@ def test_every_example_can_be_parsed(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sweep nowhere", "unknown study 'nowhere'; allowed: dcpt, dynamics"),
+        ("sweep nowhere", f"unknown study 'nowhere'; allowed: {', '.join(sorted(STUDIES))}"),
         ("sweep dcpt --profile huge", "unknown profile 'huge'; allowed: "),
         ("sweep dcpt --workers 0", "--workers must be at least 1, not 0"),
         ("sweep dcpt --executor cloud", "unknown executor 'cloud'; allowed: local, dask://HOST:PORT, slurm"),
         ("sweep dcpt --executor dask://here", "unknown executor 'dask://here'; allowed: "),
         ("sweep dcpt --executor slurm:partition=a;b", "unknown executor 'slurm:partition=a;b'; allowed: "),
-        ("bundle nowhere -o x", "unknown study 'nowhere'; allowed: dcpt, dynamics"),
+        ("bundle nowhere -o x", f"unknown study 'nowhere'; allowed: {', '.join(sorted(STUDIES))}"),
         ("run-bundle no/such", "no/such is not a bundle: bundle.json: No such file or directory"),
         ("run-bundle no/such --threads 0", "--threads must be at least 1, not 0"),
         ("import no/such.parquet", "cannot read no/such.parquet: "),
@@ -183,4 +184,8 @@ def test_as_a_program():
         cwd=project_root(),
         check=False,
     )
-    assert (run.returncode, run.stdout, run.stderr) == (2, "", "cptlib: unknown study 'nowhere'; allowed: dcpt, dynamics\n")
+    assert (run.returncode, run.stdout, run.stderr) == (
+        2,
+        "",
+        f"cptlib: unknown study 'nowhere'; allowed: {', '.join(sorted(STUDIES))}\n",
+    )
