@@ -39,8 +39,9 @@ def said(capsys) -> list[str]:
 
 def test_the_commands_of_the_book_are_there():
     runs = {"sweep", "bundle", "run-bundle", "import", "records", "verify"}
-    assert {words[0] for words in COMMANDS} == {"data", "claims", "laws", "fit", "plan", *runs}
-    assert {words[1] for words in COMMANDS if len(words) > 1} == {"ratio", "domain-tokens", "compute"}
+    assert {words[0] for words in COMMANDS} == {"data", "claims", "laws", "fit", "plan", "tidy", *runs}
+    plans = {"ratio", "domain-tokens", "compute", "replay", "peak-lr"}
+    assert {words[1] for words in COMMANDS if len(words) > 1} == plans
 
 
 @pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
@@ -57,8 +58,8 @@ def test_every_command_has_help_with_an_example(words, capsys):
 def test_every_example_can_be_parsed(words):
     import shlex
 
-    text = COMMANDS[words].epilog.split("example:")[1].strip()
-    for line in text.splitlines():
+    text = COMMANDS[words].epilog.split("example:")[1].strip().split("\n\n")[0]
+    for line in text.replace("\n    ", " ").splitlines():  # a long example goes on in an indented line
         assert callable(parser().parse_args(shlex.split(line)[1:]).run)
 
 
