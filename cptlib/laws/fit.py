@@ -14,6 +14,7 @@ from cptlib.laws.frames import measured, read_columns, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
 from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
 
+SETTLED = 1e-7  # relative gain of 400 further steps below which the search has come to rest
 ILL_CONDITIONED = 1e5  # ratio of singular values of the scaled derivatives beyond which parameters are not told apart
 
 
@@ -160,7 +161,12 @@ def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0)
     order = np.argsort(fine.objective)[:5]
     last = descend(problem, fine.q[order], iterations=200, newton=True)
     order = np.argsort(last.objective)
-    return last.q[order], last.objective[order], last.converged[order]
+    q, objective, rest = last.q[order], last.objective[order], last.converged[order]
+    if not rest[0]:  # along a flat valley every step gains a little: at rest where many steps gain next to nothing
+        on = descend(problem, q[:1], iterations=400, newton=True)
+        rest[0] = on.converged[0] or objective[0] - on.objective[0] <= SETTLED * on.objective[0]
+        q[0], objective[0] = on.q[0], on.objective[0]
+    return q, objective, rest
 
 
 def fit(

@@ -130,13 +130,31 @@ cmr_ratio = _one_power(
 )
 
 
-def _ordered(p: Batch, context: Context):
-    """The solver's s3 is the gap s3 - s2, at least 0: the two powers could change places."""
-    return {**p, "s3": p["s2"] + p["s3"]}, {("s3", "s2"): np.ones_like(p["s2"])}
+def _divided(p: Batch, context: Context):
+    """Step in a, b and c of `c + a (u^s2 - 1)/s2 + b (u^s3 - u^s2)/(s3 - s2)`; the solver's s3 is the gap s3 - s2.
+
+    alpha2, alpha3 and beta2 run to opposite infinities where the exponents meet or s2 passes through 0; the two
+    divided differences become logarithms there. A gap of at least 0 keeps the powers from changing places.
+    """
+    a, s, b, gap = p["alpha2"], p["s2"], p["alpha3"], p["s3"]
+    natural = {**p, "alpha2": a / s - b / gap, "alpha3": b / gap, "s3": s + gap, "beta2": p["beta2"] - a / s}
+    return natural, {
+        ("alpha2", "alpha2"): 1 / s,
+        ("alpha2", "s2"): -a / s**2,
+        ("alpha2", "alpha3"): -1 / gap,
+        ("alpha2", "s3"): b / gap**2,
+        ("alpha3", "alpha3"): 1 / gap,
+        ("alpha3", "s3"): -b / gap**2,
+        ("s3", "s2"): np.ones_like(s),
+        ("beta2", "alpha2"): -1 / s,
+        ("beta2", "s2"): a / s**2,
+    }
 
 
-def _unordered(p: Batch, context: Context):
-    return {**p, "s3": p["s3"] - p["s2"]}, {}
+def _undivided(p: Batch, context: Context):
+    gap = p["s3"] - p["s2"]
+    size = p["alpha2"] + p["alpha3"]
+    return {**p, "alpha2": size * p["s2"], "alpha3": p["alpha3"] * gap, "s3": gap, "beta2": p["beta2"] + size}, {}
 
 
 def _general(p: Batch, x: Batch, jacobian: bool):
@@ -163,14 +181,14 @@ cmr_general = Law(
         Parameter("alpha2", unit="nats / D^s2", meaning="size of the lower power", **FREE),
         replace(EXPONENT, name="s2", meaning="lower exponent", start=(-2.0, 1.0)),
         Parameter("alpha3", unit="nats / D^s3", meaning="size of the higher power", **FREE),
-        Parameter("s3", 1e-2, 20.0, "1", "higher exponent; the bounds are those of s3 - s2", start=(0.05, 2.0)),
+        Parameter("s3", 1e-3, 20.0, "1", "higher exponent; the bounds are those of s3 - s2", start=(0.05, 2.0)),
         Parameter("beta2", unit="nats", meaning="constant", **FREE),
     ),
     columns=("D",),
     evaluate=_general,
     units={"alpha2": ("D", "-s2"), "alpha3": ("D", "-s3")},
-    link=_ordered,
-    unlink=_unordered,
+    link=_divided,
+    unlink=_undivided,
     fold=_fold_general,
     conditions="s3 > s2",
 )
