@@ -20,6 +20,8 @@ from cptlib.runs.train import Engine
 
 PLATFORM_SPREAD = 2e-3
 """Relative difference of a loss allowed between platforms and thread counts: rounding, amplified by training."""
+SIGMAS = 3.0
+"""Largest of many differences between two draws, in standard deviations of one: each has the square root of two."""
 
 
 def verify(
@@ -27,8 +29,10 @@ def verify(
 ) -> list[dict]:
     """Retrain a random sample of records, their starts included, and compare every validation loss.
 
-    A run agrees when its largest difference of a loss is at most the spread between seeds measured in the
-    records of the same arm (their standard deviation), or `PLATFORM_SPREAD` of the loss where that is larger.
+    Another processor rounds otherwise, and training amplifies rounding until a run is another draw of its arm. So a run
+    agrees when every loss differs by at most `SIGMAS` standard deviations between seeds, measured on the same corpus
+    in the records of the arm (of its base, where the arm has one seed), or by `PLATFORM_SPREAD` of the loss where
+    that is larger.
 
     Parameters
     ----------
@@ -45,7 +49,8 @@ def verify(
     Returns
     -------
     list of dict
-        `id, profile, points, largest_difference, allowed, seed_spread, agrees`, losses in nats per token.
+        `id, profile, points, largest_difference, allowed, seed_spread, agrees`, losses in nats per token, of the point
+        that comes closest to what is allowed or passes it by most.
     """
     records = Store(study).load()
     continued = {r.run_spec().continues.id for r in records.values() if r.run_spec().continues is not None}
@@ -69,37 +74,53 @@ def verify(
     return [_compare(record, again[record.id], _seed_spread(record, records)) for record in chosen]
 
 
-def _compare(old: Record, new: Record, spread: float | None) -> dict:
+def _compare(old: Record, new: Record, spread: dict[str, float]) -> dict:
     def losses(record: Record) -> dict:
         return {(e["step"], e["corpus"]): e["loss"] for e in record.evaluations}
 
     before, after = losses(old), losses(new)
     if before.keys() != after.keys():
         raise CptError(f"record {old.id}: evaluation points differ from those of the retrained run")
-    difference, loss = max((abs(after[key] - before[key]), before[key]) for key in before)
-    allowed = max(spread or 0.0, PLATFORM_SPREAD * loss)
+    rows = []
+    for (step, corpus), loss in before.items():
+        allowed = max(SIGMAS * spread.get(corpus, 0.0), PLATFORM_SPREAD * loss)
+        rows.append((abs(after[step, corpus] - loss), allowed, spread.get(corpus)))
+    difference, allowed, sd = max(rows, key=lambda row: row[0] / row[1])
     return {
         "id": old.id,
         "profile": old.profile,
         "points": len(before),
         "largest_difference": difference,
         "allowed": allowed,
-        "seed_spread": spread,
+        "seed_spread": sd,
         "agrees": difference <= allowed,
     }
 
 
-def _seed_spread(record: Record, records: dict[str, Record]) -> float | None:
-    """Standard deviation between seeds of the arm's final losses, mean over corpora; None with one seed."""
-    arm = _arm(record.run_spec())
-    finals = defaultdict(list)
+def _seed_spread(record: Record, records: dict[str, Record]) -> dict[str, float]:
+    """Standard deviation between seeds by corpus, pooled over the points of the arm's runs.
+
+    A corpus that a single seed of the arm was scored on has the spread of the final losses of the arm's base.
+    """
+    spec = record.run_spec()
+    found = _spread_of_arm(spec, record.profile, records, whole=True)
+    if spec.continues is not None:
+        found = _spread_of_arm(spec.continues, record.profile, records, whole=False) | found
+    return found
+
+
+def _spread_of_arm(spec: RunSpec, profile: str, records: dict[str, Record], whole: bool) -> dict[str, float]:
+    arm, losses = _arm(spec), defaultdict(list)
     for other in records.values():
-        if other.profile == record.profile and _arm(other.run_spec()) == arm:
+        if other.profile == profile and _arm(other.run_spec()) == arm:
             for e in other.evaluations:
-                if e["tokens"] == other.tokens:
-                    finals[e["corpus"]].append(e["loss"])
-    spreads = [np.std(values, ddof=1) for values in finals.values() if len(values) > 1]
-    return float(np.mean(spreads)) if spreads else None
+                if whole or e["tokens"] == other.tokens:
+                    losses[e["corpus"], e["step"]].append(e["loss"])
+    variances = defaultdict(list)
+    for (corpus, _), values in losses.items():
+        if len(values) > 1:
+            variances[corpus].append(np.var(values, ddof=1))
+    return {corpus: float(np.sqrt(np.mean(values))) for corpus, values in variances.items()}
 
 
 def _arm(spec: RunSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cptlib.files import project_root
+from cptlib.studies import stages
 from cptlib.studies.crosslingual.grid import Grid
 from cptlib.studies.parameters import made, named
 
@@ -20,24 +20,9 @@ def grid(parameters: Mapping) -> Grid:
 
 def recorded() -> dict:
     """Every record of the study, whatever its profile: learning-rate trials too."""
-    from cptlib.runs.store import Store
-
-    return Store(NAME).load()
+    return stages.recorded(NAME)
 
 
-def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
-    """Records of all runs of the study. Runs without a record are trained; with `fresh` all are."""
-    from cptlib.evidence.registry import claims_digest
-    from cptlib.runs.sweep import sweep
-    from cptlib.runs.train import Engine
-
-    return sweep(
-        grid.fixed(),
-        NAME,
-        grid.profile,
-        fresh=fresh,
-        workers=workers,
-        engine=engine or Engine(),
-        report=report,
-        criteria=claims_digest(project_root() / CLAIMS),
-    )
+def run(grid: Grid, **options) -> dict:
+    """Records of all runs of the study. Runs without a record are trained; with `fresh` all are (`stages.run`)."""
+    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cptlib.files import project_root
+from cptlib.studies import stages
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.parameters import made, named
 
@@ -20,30 +20,17 @@ def grid(parameters: Mapping) -> Grid:
 
 def recorded() -> dict:
     """Every record of the study, whatever its profile: learning-rate trials too."""
-    from cptlib.runs.store import Store
-
-    return Store(NAME).load()
+    return stages.recorded(NAME)
 
 
-def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
+def run(grid: Grid, **options) -> dict:
     """Records of all runs of the study: the fixed grid, then the runs at the ratios that a fit to it plans.
 
-    Runs without a record are trained; with `fresh` all are.
+    Runs without a record are trained; with `fresh` all are. Options are those of `stages.run`.
     """
-    from cptlib.evidence.registry import claims_digest
-    from cptlib.runs.sweep import sweep
-    from cptlib.runs.train import Engine
     from cptlib.studies.dcpt.plans import planned_ratios
 
-    options = {
-        "fresh": fresh,
-        "workers": workers,
-        "engine": engine or Engine(),
-        "report": report,
-        "criteria": claims_digest(project_root() / CLAIMS),
-    }
-    records = sweep(grid.fixed(), NAME, grid.profile, **options)
-    later = [
-        spec for spec in grid.planned(sorted(set(planned_ratios(grid, records).values()))) if spec.id not in records
-    ]
-    return records | sweep(later, NAME, grid.profile, **options)
+    def planned(records: Mapping) -> list:
+        return grid.planned(sorted(set(planned_ratios(grid, records).values())))
+
+    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), planned, **options)

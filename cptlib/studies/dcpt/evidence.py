@@ -14,7 +14,8 @@ from cptlib.files import project_root
 from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult
 from cptlib.runs.store import Record
-from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans, public_losses
+from cptlib.studies import measured
+from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
 from cptlib.studies.evidence import Evidence
@@ -128,7 +129,7 @@ class Chapter:
             *findings.best_form(by("dcpt.5"), *both),
             *findings_plans.form_requirements(by("dcpt.6", 0), self.requirements),
             *findings.imposed_conditions(by("dcpt.7"), *both),
-            *public_losses.recorded(grid.profile),
+            *measured.recorded("dcpt", grid.profile),
             *self.trade_off[0],
             *findings_plans.scarce_domain(by("dcpt.10"), grid, self.main, self.scarce_plan.value),
             *findings_plans.allocation_arithmetic(by("dcpt.11", 0)),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,8 @@ import pandas as pd
 from cptlib.errors import CptError
 from cptlib.evidence.claims import Finding
 from cptlib.evidence.registry import Claim
-from cptlib.files import records_root, sha256_file, write_text
 from cptlib.laws.fit import fit
+from cptlib.studies import measured
 from cptlib.studies.dcpt.plans import FITTED_POINTS
 from cptlib.studies.dcpt.tables import points
 from cptlib.studies.evidence import Evidence, percent
@@ -96,12 +93,8 @@ def measure(claim: Claim, sets: Mapping[str, pd.DataFrame]) -> list[Finding]:
     return found
 
 
-def path() -> Path:
-    return records_root() / "dcpt.public-losses.json"
-
-
 def record(chapter, folder: str | Path, revision: str) -> Path:
-    """Measure and write `book/records/dcpt.public-losses.json`: the numbers, the files' checksums, the criterion.
+    """Measure, and write `book/records/dcpt.public-losses.json`.
 
     Parameters
     ----------
@@ -114,21 +107,5 @@ def record(chapter, folder: str | Path, revision: str) -> Path:
     """
     claim = chapter.claims["dcpt.8"]
     found = measure(claim, public_sets(folder) | {"own": own_set(chapter.main)})
-    body = {
-        "criteria": {claim.id: claim.criterion.digest},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "revision": revision,
-        "profile": chapter.grid.profile,
-        "files": {name: sha256_file(Path(folder) / file) for name, file in FILES.items()},
-        "findings": [asdict(finding) for finding in found],
-    }
-    write_text(path(), json.dumps(body, indent=1) + "\n")
-    return path()
-
-
-def recorded(profile: str) -> list[Finding]:
-    """The findings recorded with this profile's runs; none where nothing was recorded."""
-    if not path().exists():
-        return []
-    body = json.loads(path().read_text(encoding="utf-8"))
-    return [Finding(**row) for row in body["findings"]] if body["profile"] == profile else []
+    files = [Path(folder) / file for file in FILES.values()]
+    return measured.record(claim, found, chapter.grid.profile, revision, folder, files)

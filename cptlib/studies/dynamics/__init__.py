@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from cptlib.files import project_root
+from cptlib.studies import stages
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.parameters import made, named
 
@@ -20,28 +21,14 @@ def grid(parameters: Mapping) -> Grid:
 
 def recorded() -> dict:
     """Every record of the study, whatever its profile: learning-rate trials too."""
-    from cptlib.runs.store import Store
-
-    return Store(NAME).load()
+    return stages.recorded(NAME)
 
 
-def run(grid: Grid, *, fresh: bool = False, workers: int | None = None, engine=None, report=None) -> dict:
+def run(grid: Grid, **options) -> dict:
     """Records of all runs of the study: the fixed grid, then the runs at the values that fits to it plan.
 
-    Runs without a record are trained; with `fresh` all are.
+    Runs without a record are trained; with `fresh` all are. Options are those of `stages.run`.
     """
-    from cptlib.evidence.registry import claims_digest
-    from cptlib.runs.sweep import sweep
-    from cptlib.runs.train import Engine
     from cptlib.studies.dynamics.plans import planned
 
-    options = {
-        "fresh": fresh,
-        "workers": workers,
-        "engine": engine or Engine(),
-        "report": report,
-        "criteria": claims_digest(project_root() / CLAIMS),
-    }
-    records = sweep(grid.fixed(), NAME, grid.profile, **options)
-    later = [spec for spec in planned(grid, recorded()) if spec.id not in records]  # the plan reads the bases too
-    return records | sweep(later, NAME, grid.profile, **options)
+    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), partial(planned, grid), **options)

@@ -12,6 +12,7 @@ from cptlib.evidence.claims import Finding, Verdict, judge_all
 from cptlib.evidence.registry import Claim, load_claims
 from cptlib.files import project_root
 from cptlib.runs.store import Record
+from cptlib.studies import measured
 from cptlib.studies.dynamics import (
     distances,
     findings_fit,
@@ -19,7 +20,6 @@ from cptlib.studies.dynamics import (
     findings_history,
     findings_shift,
     plans,
-    public_losses,
     turning,
 )
 from cptlib.studies.dynamics.grid import Grid
@@ -112,7 +112,7 @@ class Chapter:
                 lambda: self.replay[0],
                 lambda: self.other_sets[0],
                 lambda: findings_history.batch_size(by("dynamics.16"), frames),
-                lambda: public_losses.recorded(self.grid.profile),
+                lambda: measured.recorded("dynamics", self.grid.profile),
                 lambda: findings_shift.domain_distance(by("dynamics.18"), frames, distances.recorded(self.grid)),
                 lambda: findings_history.hidden_history(by("dynamics.19"), frames),
             ],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,9 @@ import pandas as pd
 from cptlib.errors import CptError
 from cptlib.evidence.claims import Finding
 from cptlib.evidence.registry import Claim
-from cptlib.files import records_root, sha256_file, write_text
 from cptlib.laws.fit import fit
 from cptlib.laws.multipower import loss_drop
+from cptlib.studies import measured
 from cptlib.studies.evidence import Evidence, percent
 
 SIZES = (25, 100)  # millions of parameters
@@ -134,12 +131,8 @@ def measure(claim: Claim, folder: str | Path) -> list[Finding]:
     ]
 
 
-def path() -> Path:
-    return records_root() / "dynamics.public-losses.json"
-
-
 def record(chapter, folder: str | Path, revision: str) -> Path:
-    """Measure and write `book/records/dynamics.public-losses.json`: numbers, checksums of the files, the criterion.
+    """Measure, and write `book/records/dynamics.public-losses.json`.
 
     Parameters
     ----------
@@ -150,23 +143,5 @@ def record(chapter, folder: str | Path, revision: str) -> Path:
         Of the code.
     """
     claim = chapter.claims["dynamics.17"]
-    found = measure(claim, folder)
     files = [path_of(folder, size, name) for size in SIZES for name in (*TRAIN, *TEST)]
-    body = {
-        "criteria": {claim.id: claim.criterion.digest},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "revision": revision,
-        "profile": chapter.grid.profile,
-        "files": {str(file.relative_to(folder)): sha256_file(file) for file in files},
-        "findings": [asdict(finding) for finding in found],
-    }
-    write_text(path(), json.dumps(body, indent=1) + "\n")
-    return path()
-
-
-def recorded(profile: str) -> list[Finding]:
-    """The findings recorded with this profile's runs; none where nothing was recorded."""
-    if not path().exists():
-        return []
-    body = json.loads(path().read_text(encoding="utf-8"))
-    return [Finding(**row) for row in body["findings"]] if body["profile"] == profile else []
+    return measured.record(claim, measure(claim, folder), chapter.grid.profile, revision, folder, files)
