@@ -17,7 +17,9 @@ def row(name: str, cache, **options) -> dict:
 
 
 def test_nothing_downloaded(cache):
-    rows = catalogue(cache)
+    # other tests of this process may have registered corpora of their own, in files of their own
+    pinned = {c.name for c in corpora.corpora() if all(isinstance(source, corpora.Wheel) for source in c.sources)}
+    rows = [r for r in catalogue(cache) if r["name"] in pinned]
     assert {r["name"] for r in rows} >= {"sotu", "gcide", "law", "code", "math", "chemistry", "music", "medicine"}
     assert {(r["documents"], r["characters"], r["tokens"], r["state"]) for r in rows} == {("-", "-", "-", "absent")}
     assert "GPL" in row("gcide", cache)["licence"] and row("law", cache)["source"] == "licensedcode-data==32.1.0"
