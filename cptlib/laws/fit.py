@@ -14,6 +14,7 @@ from cptlib.laws.frames import measured, read_columns, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
 from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
 
+FEW, KEPT = 64, 2  # starting points of the first descents, and how many of them descend
 SETTLED = 1e-7  # relative gain of 400 further steps below which the search has come to rest
 ILL_CONDITIONED = 1e5  # ratio of singular values of the scaled derivatives beyond which parameters are not told apart
 
@@ -150,16 +151,21 @@ def _rows_kept_out(frame: pd.DataFrame, holdout) -> tuple[np.ndarray, str | None
 
 
 def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0):
-    """Global search: distinct local optima, best first, as coordinates (k, m), objectives (k,), at rest (k,)."""
+    """Global search: distinct local optima, best first, as coordinates (k, m), objectives (k,), at rest (k,).
+
+    The best of a few starting points come first: most often they reach the optimum in a tenth of the time that the
+    wide search takes to find nothing better.
+    """
     problem = prepared.problem
-    q = starting_points(problem, starts, keep, seed)
-    if len(q) == 0:
-        return q, np.zeros(0), np.zeros(0, dtype=bool)
-    rough = descend(problem, q, iterations=30, newton=False, rtol=1e-6)
+    few = starting_points(problem, min(starts, FEW), KEPT, seed)
+    if len(few) == 0:
+        return few, np.zeros(0), np.zeros(0, dtype=bool)
+    first = descend(problem, few, iterations=60, newton=True, rtol=1e-9)
+    rough = descend(problem, starting_points(problem, starts, keep, seed), iterations=30, newton=False, rtol=1e-6)
     order = np.argsort(rough.objective)[: max(6, keep // 3)]
     fine = descend(problem, rough.q[order], iterations=60, newton=True, rtol=1e-9)
-    order = np.argsort(fine.objective)[:5]
-    last = descend(problem, fine.q[order], iterations=200, newton=True)
+    q, objective = np.concatenate([first.q, fine.q]), np.concatenate([first.objective, fine.objective])
+    last = descend(problem, q[np.argsort(objective, kind="stable")[:5]], iterations=200, newton=True)
     order = np.argsort(last.objective)
     q, objective, rest = last.q[order], last.objective[order], last.converged[order]
     if not rest[0]:  # along a flat valley every step gains a little: at rest where many steps gain next to nothing

@@ -1,0 +1,261 @@
+"""Training speed against Hugging Face `Trainer`: same transformers model, same sequences in the same order, same steps.
+
+Both sides take the same learning-rate curve, AdamW and clipping, evaluate nothing while the clock runs, and use all
+cores of the machine for one run. `Trainer` runs in fp32 and with `bf16=True`; the faster of the two is the peer. Ours
+runs in both precisions, compiled and not; the fastest counts, and the table names it. Tokens per second are those of
+the steps after the first ten, so that neither side pays for its start. Besides, the small runs of a sweep: ours with
+one process a core against `Trainer` one run after the other, whole wall time with the start of processes.
+
+    python benchmarks/train.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from cptlib.data.mixture import Mixture
+from cptlib.data.tokens import TokenizerSpec
+from cptlib.files import cache_root, write_text
+from cptlib.runs.models import count_parameters, training_flops_per_token
+from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule
+
+OUT = Path(__file__).parent / "results" / "train.json"
+SKIPPED = 10  # first steps, not timed
+CONTEXT, BATCH_TOKENS = 128, 4096
+VARIANTS = {
+    "fp32": ("fp32", False),
+    "fp32 compiled": ("fp32", True),
+    "bf16": ("bf16", False),
+    "bf16 compiled": ("bf16", True),
+}
+
+
+def spec(width: int, steps: int, seed: int, batch_tokens: int = BATCH_TOKENS) -> RunSpec:
+    """A run from random weights on general text, with a validation sample at its end."""
+    return RunSpec(
+        model=ModelSpec(width, CONTEXT),
+        tokenizer=TokenizerSpec.bpe(1024, {"sotu": 2_000_000}),
+        mixture=Mixture.of({"sotu": 1}),
+        schedule=Schedule("constant", 0.004 * (64 / width) ** 0.5, warmup=0.1),
+        tokens=steps * batch_tokens,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        evaluation=Evaluation(("sotu",), 16_384),
+    )
+
+
+def ours(run: RunSpec, variant: str, threads: int) -> tuple[float, float]:
+    """(tokens/s after the first steps, final validation loss) of our loop, in this process."""
+    from cptlib.runs import checkpoints
+    from cptlib.runs.train import Engine, train
+
+    precision, compiled = VARIANTS[variant]
+    run = run.but(precision=precision)
+    checkpoints.remove(checkpoints.folder(run.id, "resume"))
+    clock: list[float] = []
+    engine = Engine(threads=threads, compiled=compiled)
+    result = train(run, engine, progress=lambda *_: clock.append(time.perf_counter()))
+    return _speed(clock, run), result.curves.evaluations[-1]["loss"]
+
+
+def _speed(clock: list[float], run: RunSpec) -> float:
+    return (len(clock) - SKIPPED) * run.batch_tokens / (clock[-1] - clock[SKIPPED - 1])
+
+
+def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
+    """The same run by `Trainer`."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from cptlib.data.mixture import plan
+    from cptlib.data.tokens import tokens, validation_windows
+    from cptlib.runs.models import build
+    from cptlib.runs.schedule import curve
+
+    torch.set_num_threads(threads)
+    name = run.mixture.parts[0][0]
+    arrays = {name: tokens(name, run.tokenizer, "train")}
+    order = plan(run.mixture, arrays, run.tokens // CONTEXT, CONTEXT, (run.seed, run.stage))
+    size = run.batch_tokens // CONTEXT
+    blocks = np.concatenate([order.batch(step, size) for step in range(run.steps)])
+
+    class Windows(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(blocks)
+
+        def __getitem__(self, i):
+            return blocks[i]
+
+    def collate(rows):
+        block = torch.from_numpy(np.stack(rows))
+        # Trainer's loss shifts the labels itself: T + 1 inputs predict T tokens, as ours do
+        return {"input_ids": block, "labels": block}
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.at = []
+
+        def on_step_end(self, *_, **__):
+            self.at.append(time.perf_counter())
+
+    class Ordered(Trainer):
+        def _get_train_sampler(self, *_):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    model = build(ModelSpec(run.model.width, CONTEXT), run.tokenizer.vocab_size, run.seed)
+    o, rates, clock = run.optimizer, curve(run.schedule, run.steps), Clock()
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(rates[min(step, run.steps - 1)]))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, max_steps=run.steps, per_device_train_batch_size=size, max_grad_norm=o.clip, bf16=bf16,
+            use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, seed=run.seed, dataloader_pin_memory=False,
+        )  # fmt: skip
+        made = Ordered(
+            model=model, args=arguments, train_dataset=Windows(), data_collator=collate,
+            optimizers=(optimizer, schedule), callbacks=[clock],
+        )  # fmt: skip
+        made.train()
+    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), CONTEXT, run.evaluation.tokens)
+    model = model.float().eval()
+    with torch.no_grad():
+        block = torch.from_numpy(held_out).to(model.device)
+        logits = model(input_ids=block[:, :-1]).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten())
+    return _speed(clock.at, run), float(loss)
+
+
+def alone(function, *arguments):
+    """Call in a fresh process: neither side inherits the other's threads, caches or memory."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def single(width: int, steps: int, repeats: int, threads: int) -> dict:
+    """One size: the best variant of ours against the better precision of `Trainer`, alternating repeats."""
+    peak = alone(_peak, threads)
+    speeds: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {}
+    for seed in range(repeats):
+        run = spec(width, steps, seed)
+        for name, call in (
+            *((f"Trainer {kind}", (trainer, run, kind == "bf16", threads)) for kind in ("fp32", "bf16")),
+            *((f"ours {variant}", (ours, run, variant, threads)) for variant in VARIANTS),
+        ):
+            speed, loss = alone(*call)
+            speeds.setdefault(name, []).append(speed)
+            losses.setdefault(name, []).append(loss)
+    median = {name: float(np.median(values)) for name, values in speeds.items()}
+    mine, theirs = (max((n for n in median if n.startswith(side)), key=median.get) for side in ("ours", "Trainer"))
+    ratio = np.array(speeds[mine]) / np.array(speeds[theirs])
+    model = ModelSpec(width, CONTEXT)
+    size = count_parameters(model, 1024).total
+    return {
+        "metric": f"tokens/s of one run, width {width}, {size:,} parameters",
+        "ours": median[mine],
+        "peer": median[theirs],
+        "ratio": float(np.median(ratio)),
+        "lo": float(ratio.min()),
+        "hi": float(ratio.max()),
+        "repeats": repeats,
+        "variant": mine,
+        "peer_variant": theirs,
+        "mfu": median[mine] * training_flops_per_token(model, 1024) / peak,
+        "all": median,
+        "final_loss": {name: [round(v, 4) for v in values] for name, values in losses.items()},
+    }
+
+
+def _peak(threads: int) -> float:
+    import torch
+
+    from cptlib.runs.train import matmul_peak
+
+    torch.set_num_threads(threads)
+    return matmul_peak("cpu")
+
+
+def sweep_of_small_runs(count: int, steps: int, repeats: int, cores: int) -> dict:
+    """`count` runs of three tiny sizes: ours with a process a core, `Trainer` one after the other, wall seconds."""
+    mine, theirs = [], []
+    for repeat in range(repeats):
+        runs = [spec((16, 32, 48)[k % 3], steps, 100 * repeat + k, 1024) for k in range(count)]
+        begun = time.perf_counter()
+        with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+            list(pool.map(_ours_default, runs))
+        mine.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        alone(_trainer_in_turn, runs, cores)
+        theirs.append(time.perf_counter() - begun)
+    ratio = np.array(theirs) / np.array(mine)
+    return {
+        "metric": f"seconds for {count} runs of widths 16, 32, 48 and {steps} steps of 1,024 tokens",
+        "ours": float(np.median(mine)),
+        "peer": float(np.median(theirs)),
+        "ratio": float(np.median(ratio)),
+        "lo": float(ratio.min()),
+        "hi": float(ratio.max()),
+        "repeats": repeats,
+        "variant": f"ours fp32, {cores} processes",
+        "peer_variant": "Trainer fp32, one process",
+    }
+
+
+def _ours_default(run: RunSpec):
+    return ours(run, "fp32", 1)
+
+
+def _trainer_in_turn(runs: list[RunSpec], threads: int):
+    return [trainer(run, False, threads) for run in runs]
+
+
+def main() -> None:
+    """Measure, print, write benchmarks/results/train.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two sizes, fewer steps and repeats")
+    quick = parser.parse_args().quick
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
+    cores = os.cpu_count() or 1
+    plans = [(64, 60, 3), (128, 30, 3)] if quick else [(32, 120, 5), (64, 80, 5), (128, 40, 5), (208, 24, 5)]
+    results = []
+    for width, steps, repeats in plans:
+        results.append(single(width, steps, repeats, cores))
+        _say(results[-1])
+    results.append(sweep_of_small_runs(6 if quick else 12, 60, 3 if quick else 5, cores))
+    _say(results[-1])
+    device = f"{_processor()}, {cores} cores"
+    write_text(OUT, json.dumps([{**line, "device": device} for line in results], indent=1) + "\n")
+
+
+def _say(line: dict) -> None:
+    print(
+        f"{line['metric']}: {line['ours']:,.0f} ({line['variant']}), peer {line['peer']:,.0f} "
+        f"({line['peer_variant']}), ratio {line['ratio']:.2f} ({line['lo']:.2f} to {line['hi']:.2f})",
+        flush=True,
+    )
+
+
+def _processor() -> str:
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0].split(":", 1)[1].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
