@@ -14,7 +14,7 @@ from cptlib.laws.frames import measured, read_columns, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
 from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
 
-FEW, KEPT = 64, 2  # starting points of the first descents, and how many of them descend
+FEW = 64  # starting points the best of which descends first
 SETTLED = 1e-7  # relative gain of 400 further steps below which the search has come to rest
 ILL_CONDITIONED = 1e5  # ratio of singular values of the scaled derivatives beyond which parameters are not told apart
 
@@ -153,11 +153,11 @@ def _rows_kept_out(frame: pd.DataFrame, holdout) -> tuple[np.ndarray, str | None
 def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0):
     """Global search: distinct local optima, best first, as coordinates (k, m), objectives (k,), at rest (k,).
 
-    The best of a few starting points come first: most often they reach the optimum in a tenth of the time that the
+    The best of a few starting points descends first: most often it reaches the optimum in a tenth of the time that the
     wide search takes to find nothing better.
     """
     problem = prepared.problem
-    few = starting_points(problem, min(starts, FEW), KEPT, seed)
+    few = starting_points(problem, min(starts, FEW), 1, seed)
     if len(few) == 0:
         return few, np.zeros(0), np.zeros(0, dtype=bool)
     first = descend(problem, few, iterations=60, newton=True, rtol=1e-9)
