@@ -277,7 +277,8 @@ class _Drive:
             self._submit()
             if not self.running:
                 continue
-            for future in wait(self.running, self.shown.interval, FIRST_COMPLETED).done:
+            done = wait(self.running, self.shown.interval, FIRST_COMPLETED).done
+            for future in [one for one in self.running if one in done]:  # in the order in which they were submitted
                 self._take(self.running.pop(future), future)
             self.shown.show(list(self.running.values()))
 

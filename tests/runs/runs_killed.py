@@ -39,6 +39,7 @@ def start(world: Path, cache: Path, specs: list[RunSpec], how=None, *arguments, 
 
 def _child(world: str, cache: str, texts: list[str], how, arguments: tuple, options: dict) -> None:
     os.environ |= {"CPTLIB_CACHE": cache, "CPTLIB_RECORDS": f"{cache}/records"}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
     register(Path(world))
     specs = [RunSpec.from_json(json.loads(text)) for text in texts]
     if how is not None:

@@ -79,7 +79,7 @@ def test_killed_at_random_moments(family, tiny, world, cache, undisturbed):
 
 
 def test_control_c_ends_within_two_seconds_and_goes_on_later(world, cache, undisturbed):
-    spec = long(1, 2500)
+    spec = long(1, 600)
     process = start(world, cache, [spec], workers=1)
     worker = under_way(spec.id)
     os.kill(worker, signal.SIGINT)  # a terminal sends it to every process; the worker leaves it to the sweep
