@@ -130,7 +130,7 @@ def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
             optimizers=(optimizer, schedule), callbacks=[clock],
         )  # fmt: skip
         made.train()
-    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), CONTEXT, run.evaluation.tokens)
+    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), CONTEXT, run.evaluation.tokens).ids
     model = model.float().eval()
     with torch.no_grad():
         block = torch.from_numpy(held_out).to(model.device)
