@@ -13,7 +13,8 @@ from cptlib.files import project_root
 from cptlib.runs.schedule import curve
 from cptlib.studies import crosslingual
 from cptlib.studies.crosslingual.findings_replay import name_of
-from cptlib.studies.crosslingual.grid import TUNING_SEED, Grid
+from cptlib.studies.crosslingual.grid import Grid
+from cptlib.studies.grid import TUNING_SEED
 
 PROFILES = [p for p in profile_names(project_root()) if "crosslingual" in load_profile(project_root(), p)]
 
@@ -30,13 +31,13 @@ def corpora(mixture) -> set[str]:
     ("change", "words"),
     [
         ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
-        ({"largest_seeds": [0, 7]}, r"largest_seeds: 7 is not one of seeds \[0, 1\]"),
+        ({"largest_seeds": [0, 7]}, r"largest_seeds: 7 must be one of seeds \[0, 1\]"),
         ({"targets": []}, "targets: at least one language"),
         ({"control_widths": [48]}, r"control_widths: 48 must be one of the widths below the largest, \[16, 32\]"),
         ({"exposure_widths": [20]}, "exposure_widths: 20"),
         ({"replay_width": 48}, "replay_width: 48"),
         ({"replay_shares": [0.0, 1.5]}, r"replay_shares: 1.5 lies outside \[0, 1\]"),
-        ({"annealed_tokens": [5000]}, "annealed_tokens: 5000 is no evaluation point; allowed"),
+        ({"annealed_tokens": [5000]}, "annealed_tokens: 5000 must be one of the evaluation points, "),
         ({"repaly_width": 16}, "unknown parameter 'repaly_width'"),
     ],
 )

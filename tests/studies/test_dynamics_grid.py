@@ -11,8 +11,9 @@ from cptlib.files import project_root
 from cptlib.laws.annealing import counted_at_maximum
 from cptlib.runs.schedule import curve
 from cptlib.studies import dynamics
-from cptlib.studies.dynamics.grid import LENGTHS, TUNING_SEED, Grid
+from cptlib.studies.dynamics.grid import LENGTHS, Grid
 from cptlib.studies.dynamics.tables import areas, planned_areas
+from cptlib.studies.grid import TUNING_SEED
 
 PROFILES = [name for name in profile_names(project_root()) if "dynamics" in load_profile(project_root(), name)]
 
@@ -25,12 +26,12 @@ def of(profile: str) -> Grid:
     ("change", "words"),
     [
         ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
-        ({"width": 40}, r"width: 40 must be one of \[16, 32, 48\]"),
+        ({"width": 40}, r"width: 40 must be one of widths \[16, 32, 48\]"),
         ({"cosine_peak": 0.1}, r"cosine_peak: 0.1 must be one of"),
         ({"base_tokens": 131072}, r"base_tokens: 131072 must be one of"),
         ({"transfer_starts": [1024, 65536]}, r"transfer_starts: 1024 must be one of starts"),
         ({"potentials": [0.1, 1.0]}, r"potentials: 0 and 1 must be among"),
-        ({"replays": [1.5]}, r"1.5 lies outside \[0, 1\]"),
+        ({"replays": [1.5]}, r"replays: 1.5 lies outside \[0, 1\]"),
         ({"long_tokens": 33280}, "long_tokens: 33280 must be 8 times a whole number of steps"),
         ({"peeks": [1]}, "unknown parameter 'peeks'; allowed: anneal, "),
     ],

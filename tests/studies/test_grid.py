@@ -10,7 +10,8 @@ from cptlib.errors import CptError
 from cptlib.evidence.registry import load_claims
 from cptlib.files import project_root
 from cptlib.studies import dcpt
-from cptlib.studies.dcpt.grid import TUNING_SEED, Grid
+from cptlib.studies.dcpt.grid import Grid
+from cptlib.studies.grid import TUNING_SEED
 
 PROFILES = profile_names(project_root())
 
@@ -30,8 +31,9 @@ def parameters() -> dict:
         ({"planned_width": 40}, r"planned_width: 40 must be one of widths \[16, 32, 48\]"),
         ({"near_zero_width": 40}, r"near_zero_width: 40 must be one of widths \[16, 32, 48\]"),
         ({"ratios": [0.0, 1.2]}, r"ratios: 1.2 lies outside \[0, 1\]"),
-        ({"near_zero_ratios": [-0.1]}, r"-0.1 lies outside \[0, 1\]"),
-        ({"cross_ratios": [2]}, r"2 lies outside \[0, 1\]"),
+        ({"near_zero_ratios": [-0.1]}, r"near_zero_ratios: -0.1 lies outside \[0, 1\]"),
+        ({"cross_seeds": [TUNING_SEED]}, "cross_seeds: 1000 is kept"),
+        ({"cross_ratios": [2]}, r"cross_ratios: 2 lies outside \[0, 1\]"),
         ({"ratos": [0.0]}, "unknown parameter 'ratos'; allowed: base_peak_lr, .*ratios"),
     ],
 )
@@ -108,7 +110,7 @@ def test_the_mixture_of_a_continued_run(ratio, corpora):
 
 def test_continued_runs_share_the_base_of_their_size_and_seed():
     grid = worlds.a_grid()
-    for spec in (*grid.fixed(), *grid.planned([0.415])):
+    for spec in (*grid.fixed(), *grid.at_ratios([0.415])):
         assert spec.start == grid.base(spec.model.width, spec.seed)
         assert spec.start.start is None and spec.start.mixture.weight("sotu") == 1
     bases = {spec.start.id for spec in grid.main()}

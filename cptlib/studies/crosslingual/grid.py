@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
-from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError
 from cptlib.runs.models import count_parameters
-from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule, log_points
+from cptlib.runs.spec import ModelSpec, RunSpec, Schedule, log_points
+from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once, scaled
 
-TUNING_SEED = 1000  # learning rates are chosen on this seed, which is never reported
 WARMUP = 0.025  # of `target_tokens`
 SAMPLE = {"source": 1_000_000, "target": 300_000}  # characters of each corpus that the tokenizer is trained on
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Parameters of the study; a profile sets them, and the notebook's parameters cell holds the smoke values.
+class Grid(StudyGrid):
+    """Parameters of the study, besides those of `StudyGrid`.
 
     Attributes
     ----------
-    profile : str
     source, shuffled : str
         Corpus of the base models, and the same with its words in random order.
     targets : tuple of str
         Languages of the ladders; the first is also that of the controls, of replay and of the annealed runs.
     same, permuted : str
         The target text in the source language (distance 0), and the first target with its letters permuted.
-    widths, seeds : tuple of int
-        Model sizes, by the ladder's dial, and seeds.
     largest_seeds : tuple of int
         Seeds of the largest size, which costs as much as all others together.
-    base_tokens, target_tokens, batch_tokens, context : int
-        Tokens of the base runs, of the runs on a target, per step, per sequence.
-    vocab_size : int
+    target_tokens : int
+        Tokens of the runs on a target.
     base_peak_lr, scratch_peak_lr, cpt_peak_lr : float
         Peak learning rates at width 64; other widths take them times sqrt(64 / width).
-    evaluation_tokens, points, first_point : int
-        Validation tokens a corpus; number of evaluations along a run and the tokens at the first.
+    points, first_point : int
+        Number of evaluations along a run, and the tokens at the first.
     control_widths : tuple of int
         Sizes of the same-language, permuted and shuffled-base arms.
     exposure_widths : tuple of int
@@ -55,24 +50,16 @@ class Grid:
         Token budgets that get a run of their own with a decayed learning rate, at that size.
     """
 
-    profile: str
     source: str
     shuffled: str
     targets: tuple[str, ...]
     same: str
     permuted: str
-    widths: tuple[int, ...]
-    seeds: tuple[int, ...]
     largest_seeds: tuple[int, ...]
-    base_tokens: int
     target_tokens: int
-    batch_tokens: int
-    context: int
-    vocab_size: int
     base_peak_lr: float
     scratch_peak_lr: float
     cpt_peak_lr: float
-    evaluation_tokens: int
     points: int
     first_point: int
     control_widths: tuple[int, ...]
@@ -84,26 +71,15 @@ class Grid:
     annealed_tokens: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        if TUNING_SEED in (*self.seeds, *self.largest_seeds):
-            raise CptError(f"seeds: {TUNING_SEED} is kept for tuning learning rates and may not be reported")
-        if extra := set(self.largest_seeds) - set(self.seeds):
-            raise CptError(f"largest_seeds: {min(extra)} is not one of seeds {list(self.seeds)}")
+        super().__post_init__()
+        self.check_among("largest_seeds", self.seeds, "seeds")
         if not self.targets:
             raise CptError("targets: at least one language is needed")
         smaller = sorted(self.widths)[:-1]
         for name in ("control_widths", "exposure_widths", "replay_width", "annealed_width"):
-            value = getattr(self, name)
-            for width in value if isinstance(value, tuple) else (value,):
-                if width not in smaller:
-                    raise CptError(f"{name}: {width} must be one of the widths below the largest, {smaller}")
-        if bad := [share for share in self.replay_shares if not 0 <= share <= 1]:
-            raise CptError(f"replay_shares: {bad[0]} lies outside [0, 1]")
-        if bad := [tokens for tokens in self.annealed_tokens if tokens not in self.evaluation_points]:
-            raise CptError(f"annealed_tokens: {bad[0]} is no evaluation point; allowed: {list(self.evaluation_points)}")
+            self.check_among(name, smaller, "the widths below the largest,")
+        self.check_shares("replay_shares")
+        self.check_among("annealed_tokens", self.evaluation_points, "the evaluation points,")
 
     @property
     def corpora(self) -> tuple[str, ...]:
@@ -154,11 +130,11 @@ class Grid:
         peak_lr: float | None = None,
     ) -> RunSpec:
         """Pre-training on source text: cosine to a tenth of the peak."""
-        return self._run(
+        return self.run(
             width,
             seed,
             {corpus or self.source: 1},
-            Schedule("cosine", self._scaled(peak_lr or self.base_peak_lr, width), warmup=0.05, final=0.1),
+            Schedule("cosine", scaled(peak_lr or self.base_peak_lr, width), warmup=0.05, final=0.1),
             tokens or self.base_tokens,
             (self.source,),
             (),
@@ -166,7 +142,7 @@ class Grid:
 
     def scratch(self, width: int, seed: int, target: str, *, peak_lr: float | None = None) -> RunSpec:
         """A target from random weights, at a constant learning rate: every point of the run ends a shorter one."""
-        return self._run(
+        return self.run(
             width,
             seed,
             {target: 1},
@@ -180,7 +156,7 @@ class Grid:
         self, width: int, seed: int, target: str, *, base: RunSpec | None = None, peak_lr: float | None = None
     ) -> RunSpec:
         """The same target and the same order of its text, from a base model."""
-        return self._run(
+        return self.run(
             width,
             seed,
             {target: 1},
@@ -194,7 +170,7 @@ class Grid:
     def with_replay(self, seed: int, share: float) -> RunSpec:
         """CPT on the first target with a share of source text."""
         target = self.targets[0]
-        return self._run(
+        return self.run(
             self.replay_width,
             seed,
             {self.source: share, target: 1 - share},
@@ -208,8 +184,8 @@ class Grid:
     def decayed(self, seed: int, tokens: int, start: bool) -> RunSpec:
         """A budget with a run of its own: the constant rate, then a linear decay to a tenth over the last fifth."""
         width, target = self.annealed_width, self.targets[0]
-        peak = self._scaled(self.cpt_peak_lr if start else self.scratch_peak_lr, width)
-        return self._run(
+        peak = scaled(self.cpt_peak_lr if start else self.scratch_peak_lr, width)
+        return self.run(
             width,
             seed,
             {target: 1},
@@ -220,29 +196,12 @@ class Grid:
             self.base(width, seed) if start else None,
         )
 
-    def _run(self, width, seed, weights, schedule, tokens, evaluated, points, start=None) -> RunSpec:
-        return RunSpec(
-            model=ModelSpec(width, self.context),
-            tokenizer=self.tokenizer,
-            mixture=Mixture.of(weights),
-            schedule=schedule,
-            tokens=tokens,
-            batch_tokens=self.batch_tokens,
-            seed=seed,
-            evaluation=Evaluation(evaluated, self.evaluation_tokens, points),
-            start=start,
-        )
-
     def _constant(self, peak: float, width: int, tokens: int | None = None) -> Schedule:
-        return Schedule("constant", self._scaled(peak, width), warmup=self._warmup(tokens or self.target_tokens))
+        return Schedule("constant", scaled(peak, width), warmup=self._warmup(tokens or self.target_tokens))
 
     def _warmup(self, tokens: int) -> float:
         """The same number of warm-up steps whatever the length of the run."""
         return float(f"{min(0.5, WARMUP * self.target_tokens / tokens):.6g}")
-
-    @staticmethod
-    def _scaled(peak: float, width: int) -> float:
-        return float(f"{peak * (64 / width) ** 0.5:.6g}")
 
     def ladders(self) -> list[RunSpec]:
         """Scratch and CPT on every target at every size, the smaller sizes first."""
@@ -300,7 +259,7 @@ class Grid:
         small = [spec for spec in ladders if spec.model.width < largest]
         arms = (*self.replays(), *self.distances(), *self.from_shuffled(), *self.from_proportional(), *self.annealed())
         last = [spec for spec in ladders if spec.model.width == largest]
-        return list({spec.id: spec for spec in (*small, *arms, *last)}.values())
+        return each_once((*small, *arms, *last))
 
     def tuning(self, base_lrs, scratch_lrs, cpt_lrs, widths) -> Iterator[RunSpec]:
         """Learning-rate trials on the tuning seed, on the first and the last target."""

@@ -28,9 +28,4 @@ def run(grid: Grid, **options) -> dict:
 
     Runs without a record are trained; with `fresh` all are. Options are those of `stages.run`.
     """
-    from cptlib.studies.dcpt.plans import planned_ratios
-
-    def planned(records: Mapping) -> list:
-        return grid.planned(sorted(set(planned_ratios(grid, records).values())))
-
-    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), planned, **options)
+    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), grid.planned, **options)

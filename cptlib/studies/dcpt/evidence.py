@@ -41,7 +41,7 @@ class Chapter:
     @cached_property
     def used(self) -> dict[str, Record]:
         """The records that the chapter rests on: the grid, the planned runs, and the bases of both."""
-        specs = [*self.grid.fixed(), *self.grid.planned(sorted(set(self.planned_ratios.values())))]
+        specs = [*self.grid.fixed(), *self.grid.at_ratios(self.planned_ratios.values())]
         ids = {part.id for spec in specs for part in (spec, spec.start)}
         return {i: self.records[i] for i in sorted(ids) if i in self.records}
 
@@ -73,7 +73,7 @@ class Chapter:
     @cached_property
     def planned(self) -> pd.DataFrame:
         """Curves of the runs at the planned ratios."""
-        return curves(self.grid, self.grid.planned(sorted(set(self.planned_ratios.values()))), self.records)
+        return curves(self.grid, self.grid.at_ratios(self.planned_ratios.values()), self.records)
 
     @cached_property
     def scarce_plan(self):

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
-from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
-from cptlib.errors import CptError
-from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule, log_points
-
-TUNING_SEED = 1000  # learning rates are chosen on this seed, which is never reported
+from cptlib.runs.spec import RunSpec, Schedule, log_points
+from cptlib.runs.store import Record
+from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once, scaled
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Parameters of the study; a profile sets them, and the notebook's parameters cell holds the smoke values.
+class Grid(StudyGrid):
+    """Parameters of the study, besides those of `StudyGrid`.
 
     Attributes
     ----------
-    profile : str
     general, domain : str
         Corpus of the base model, and the domain it is continued on.
-    widths : tuple of int
-        Model sizes, by the ladder's dial.
     ratios : tuple of float
         Domain ratios r_d of the main grid; general text makes up the rest.
-    seeds : tuple of int
-    base_tokens, cpt_tokens, batch_tokens, context : int
-        Tokens of pre-training, of continued pre-training, per step, per sequence.
-    vocab_size : int
+    cpt_tokens : int
+        Tokens of continued pre-training.
     base_peak_lr, cpt_peak_lr : float
         Peak learning rates at width 64; other widths take them times sqrt(64 / width).
-    evaluation_tokens, points, first_point : int
-        Validation tokens a corpus; number of evaluations along a continued run and the tokens at the first.
+    points, first_point : int
+        Number of evaluations along a continued run, and the tokens at the first.
     near_zero_width : int
         Size at which small general ratios are trained.
     near_zero_ratios : tuple of float
@@ -51,20 +44,12 @@ class Grid:
         Allowed relative rises of the general loss in usage 1.
     """
 
-    profile: str
     general: str
     domain: str
-    widths: tuple[int, ...]
     ratios: tuple[float, ...]
-    seeds: tuple[int, ...]
-    base_tokens: int
     cpt_tokens: int
-    batch_tokens: int
-    context: int
-    vocab_size: int
     base_peak_lr: float
     cpt_peak_lr: float
-    evaluation_tokens: int
     points: int
     first_point: int
     near_zero_width: int
@@ -78,18 +63,10 @@ class Grid:
     tolerances: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        if TUNING_SEED in self.seeds:
-            raise CptError(f"seeds: {TUNING_SEED} is kept for tuning learning rates and may not be reported")
+        super().__post_init__()
         for name in ("planned_width", "near_zero_width"):
-            if getattr(self, name) not in self.widths:
-                raise CptError(f"{name}: {getattr(self, name)} must be one of widths {list(self.widths)}")
-        bad = [r for r in (*self.ratios, *self.near_zero_ratios, *self.cross_ratios) if not 0 <= r <= 1]
-        if bad:
-            raise CptError(f"ratios: {bad[0]} lies outside [0, 1]")
+            self.check_among(name, self.widths, "widths")
+        self.check_shares("ratios", "near_zero_ratios", "cross_ratios")
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -132,37 +109,24 @@ class Grid:
 
     def base(self, width: int, seed: int, peak_lr: float | None = None) -> RunSpec:
         """Pre-training on general text: cosine to a tenth of the peak."""
-        return RunSpec(
-            model=ModelSpec(width, self.context),
-            tokenizer=self.tokenizer,
-            mixture=Mixture.of({self.general: 1}),
-            schedule=Schedule("cosine", self._scaled(peak_lr or self.base_peak_lr, width), warmup=0.05, final=0.1),
-            tokens=self.base_tokens,
-            batch_tokens=self.batch_tokens,
-            seed=seed,
-            evaluation=Evaluation((self.general, *self.domains), self.evaluation_tokens),
-        )
+        schedule = Schedule("cosine", scaled(peak_lr or self.base_peak_lr, width), warmup=0.05, final=0.1)
+        return self.run(width, seed, {self.general: 1}, schedule, self.base_tokens, self.corpora)
 
     def cpt(
         self, width: int, seed: int, ratio: float, domain: str | None = None, peak_lr: float | None = None
     ) -> RunSpec:
         """CPT at domain ratio `ratio`: re-warmed, then constant, so that every point of a run ends a shorter run."""
         domain = domain or self.domain
-        return RunSpec(
-            model=ModelSpec(width, self.context),
-            tokenizer=self.tokenizer,
-            mixture=Mixture.of({self.general: 1 - ratio, domain: ratio}),
-            schedule=Schedule("constant", self._scaled(peak_lr or self.cpt_peak_lr, width), warmup=0.02),
-            tokens=self.cpt_tokens,
-            batch_tokens=self.batch_tokens,
-            seed=seed,
-            evaluation=Evaluation((self.general, domain), self.evaluation_tokens, self.evaluation_points),
-            start=self.base(width, seed),
+        return self.run(
+            width,
+            seed,
+            {self.general: 1 - ratio, domain: ratio},
+            Schedule("constant", scaled(peak_lr or self.cpt_peak_lr, width), warmup=0.02),
+            self.cpt_tokens,
+            (self.general, domain),
+            self.evaluation_points,
+            self.base(width, seed),
         )
-
-    @staticmethod
-    def _scaled(peak: float, width: int) -> float:
-        return float(f"{peak * (64 / width) ** 0.5:.6g}")
 
     def main(self) -> list[RunSpec]:
         """Sizes x ratios x seeds on the main domain."""
@@ -182,13 +146,19 @@ class Grid:
             for r in self.cross_ratios
         ]
 
-    def planned(self, ratios) -> list[RunSpec]:
-        """Runs at ratios that a fitted law chose."""
-        return [self.cpt(self.planned_width, s, r) for r in ratios for s in self.seeds]
-
     def fixed(self) -> list[RunSpec]:
         """Every run that does not depend on a fit, each once."""
-        return list({spec.id: spec for spec in (*self.main(), *self.near_zero(), *self.cross())}.values())
+        return each_once((*self.main(), *self.near_zero(), *self.cross()))
+
+    def at_ratios(self, ratios: Iterable[float]) -> list[RunSpec]:
+        """Runs at planned ratios, each once."""
+        return each_once(self.cpt(self.planned_width, s, r) for r in sorted(set(ratios)) for s in self.seeds)
+
+    def planned(self, records: Mapping[str, Record]) -> list[RunSpec]:
+        """Runs at the ratios that a fit to the main grid plans."""
+        from cptlib.studies.dcpt.plans import planned_ratios
+
+        return self.at_ratios(planned_ratios(self, records).values())
 
     def tuning(self, base_lrs, cpt_lrs, widths) -> Iterator[RunSpec]:
         """Learning-rate trials on the tuning seed: bases first; continued runs at an even mixture."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from cptlib.studies import stages
 from cptlib.studies.dynamics.grid import Grid
@@ -29,6 +28,4 @@ def run(grid: Grid, **options) -> dict:
 
     Runs without a record are trained; with `fresh` all are. Options are those of `stages.run`.
     """
-    from cptlib.studies.dynamics.plans import planned
-
-    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), partial(planned, grid), **options)
+    return stages.run(NAME, grid.profile, lambda _: grid.fixed(), grid.planned, **options)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError
-from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule, log_points
+from cptlib.runs.spec import Evaluation, RunSpec, Schedule, log_points
+from cptlib.runs.store import Record
+from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once
 
-TUNING_SEED = 1000  # learning rates are chosen on this seed, which is never reported
 FINAL = 0.1  # of a cosine: learning rate at the end over the peak
 LENGTHS = (1, 2, 4, 8)  # of continued pre-training, in eighths of the long run
 MODES = ("constant", "wsd", "cosine", "linear")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Parameters of the study; a profile sets them, and the notebook's parameters cell holds the smoke values.
+class Grid(StudyGrid):
+    """Parameters of the study, besides those of `StudyGrid`.
 
     Attributes
     ----------
-    profile : str
     general, domain, far_domain : str
         Corpus of the base models, the main (near) domain, and the far one that is trained on every schedule too.
     other_domains : tuple of str
@@ -34,12 +34,9 @@ class Grid:
     vocabulary : tuple of str
         Domains beside which the tokenizer was trained.
     width : int
-        Main model size, by the ladder's dial.
-    widths : tuple of int
-        All sizes, the main one among them.
-    seeds : tuple of int
-    base_tokens, cpt_tokens, long_tokens, batch_tokens, context, vocab_size : int
-        Tokens of pre-training, of continued pre-training, of the long continued runs, per step, per sequence.
+        The main one of `widths`.
+    cpt_tokens, long_tokens : int
+        Tokens of continued pre-training, and of the long continued runs.
     starts : tuple of int
         Tokens of pre-training before the switch, without annealing; `base_tokens` among them.
     transfer_starts : tuple of int
@@ -59,16 +56,14 @@ class Grid:
         Shares of general text in the replay runs.
     batches : tuple of int
         Other tokens per step, for one run each.
-    evaluation_tokens, points, panel_points, first_point : int
-        Validation tokens a corpus; evaluations along a run that is fitted as a curve, and along one scored on
-        many corpora; tokens at the first.
+    points, panel_points, first_point : int
+        Evaluations along a run that is fitted as a curve, and along one scored on many corpora; tokens at the first.
     memory : float
         Steps over which annealing is remembered, as a share of those of pre-training: lambda = 1 - 1/(memory steps).
     goals : tuple of float
         Weights lambda_1 of the general loss in the goals that are planned for and checked by training.
     """
 
-    profile: str
     general: str
     domain: str
     far_domain: str
@@ -76,14 +71,8 @@ class Grid:
     unseen: tuple[str, ...]
     vocabulary: tuple[str, ...]
     width: int
-    widths: tuple[int, ...]
-    seeds: tuple[int, ...]
-    base_tokens: int
     cpt_tokens: int
     long_tokens: int
-    batch_tokens: int
-    context: int
-    vocab_size: int
     starts: tuple[int, ...]
     transfer_starts: tuple[int, ...]
     potentials: tuple[float, ...]
@@ -95,7 +84,6 @@ class Grid:
     cpt_warmup_steps: int
     replays: tuple[float, ...]
     batches: tuple[int, ...]
-    evaluation_tokens: int
     points: int
     panel_points: int
     first_point: int
@@ -103,26 +91,17 @@ class Grid:
     goals: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        if TUNING_SEED in self.seeds:
-            raise CptError(f"seeds: {TUNING_SEED} is kept for tuning learning rates and may not be reported")
-        for name, value, allowed in (
-            ("width", self.width, self.widths),
-            ("cosine_peak", self.cosine_peak, self.peaks),
-            ("base_tokens", self.base_tokens, self.transfer_starts),
+        super().__post_init__()
+        for name, allowed in (
+            ("width", "widths"),
+            ("cosine_peak", "peaks"),
+            ("base_tokens", "transfer_starts"),
+            ("transfer_starts", "starts"),
         ):
-            if value not in allowed:
-                raise CptError(f"{name}: {value} must be one of {list(allowed)}")
-        if extra := [t for t in self.transfer_starts if t not in self.starts]:
-            raise CptError(f"transfer_starts: {extra[0]} must be one of starts {list(self.starts)}")
+            self.check_among(name, getattr(self, allowed), allowed)
         if 1.0 not in self.potentials or 0.0 not in self.potentials:
             raise CptError(f"potentials: 0 and 1 must be among {list(self.potentials)}")
-        bad = [r for r in (*self.potentials, *self.replays, *self.goals) if not 0 <= r <= 1]
-        if bad:
-            raise CptError(f"potentials, replays and goals: {bad[0]} lies outside [0, 1]")
+        self.check_shares("potentials", "replays", "goals")
         if self.long_tokens % (LENGTHS[-1] * self.batch_tokens):
             raise CptError(f"long_tokens: {self.long_tokens} must be {LENGTHS[-1]} times a whole number of steps")
 
@@ -178,26 +157,21 @@ class Grid:
         steps = tokens // self.batch_tokens
         points = log_points(max(tokens // 32, self.batch_tokens), tokens, self.points, self.batch_tokens)
         late = [self._whole(tokens * share) for share in (0.7, 0.8, 0.85, 0.9, 0.95)]
-        return RunSpec(
-            model=ModelSpec(width or self.width, self.context),
-            tokenizer=self.tokenizer,
-            mixture=Mixture.of({corpus or self.general: 1}),
-            schedule=Schedule(
+        return self.run(
+            width or self.width,
+            seed,
+            {corpus or self.general: 1},
+            Schedule(
                 "wsd",
                 peak or self.peak,
                 warmup=self._warm(self.warmup_steps, steps),
                 final=potential,
                 decay=self.anneal if potential < 1 else 0.0,
             ),
-            tokens=tokens,
-            batch_tokens=self.batch_tokens,
-            seed=seed,
+            tokens,
             # whatever a continuation scores, its base has scored too
-            evaluation=Evaluation(
-                self.corpora if (tokens, width) == (self.base_tokens, None) else (self.general, self.domain),
-                self.evaluation_tokens,
-                tuple({*points[-8:], *late}),
-            ),
+            self.corpora if (tokens, width) == (self.base_tokens, None) else (self.general, self.domain),
+            tuple({*points[-8:], *late}),
         )
 
     # --- continued pre-training ---
@@ -327,9 +301,15 @@ class Grid:
 
     def fixed(self) -> list[RunSpec]:
         """Every run that does not depend on a fit, each once, seed by seed."""
-        return list({spec.id: spec for seed in self.seeds for spec in self.arms(seed).values()}.values())
+        return each_once(spec for seed in self.seeds for spec in self.arms(seed).values())
 
     # --- runs at planned values ---
+
+    def planned(self, records: Mapping[str, Record]) -> list[RunSpec]:
+        """The runs at the values that fits to the fixed ones plan."""
+        from cptlib.studies.dynamics.plans import planned
+
+        return planned(self, records)
 
     def at_peak(self, seed: int, peak: float) -> RunSpec:
         """A cosine run at a planned peak."""

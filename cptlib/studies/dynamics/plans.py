@@ -14,6 +14,7 @@ from cptlib.studies.dynamics.findings_shift import REPLAY, replay_fit
 from cptlib.studies.dynamics.fits import Fitted
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.tables import Frames, planned_areas
+from cptlib.studies.grid import each_once
 
 LOSSES = ("general", "domain")
 OCTAVES = 3  # candidates for the peak reach this far below the peak of pre-training
@@ -119,7 +120,7 @@ def planned_specs(grid: Grid, values: pd.DataFrame) -> list[RunSpec]:
         for name, spec in (("peak", grid.at_peak), ("potential", grid.at_potential), ("replay", grid.at_replay))
         for value in values[name]
     ]
-    return list({spec.id: spec for spec in made}.values())
+    return each_once(made)
 
 
 def planned(grid: Grid, records: Mapping[str, Record]) -> list[RunSpec]:
