@@ -7,6 +7,8 @@ import json
 import sys
 import warnings
 
+from cptlib.commands import laws, runs, tidy
+from cptlib.commands.table import print_table
 from cptlib.errors import CptError
 
 
@@ -15,11 +17,7 @@ def _examples(text: str) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands; those on laws and on runs are declared beside them."""
-    from cptlib.laws import command as laws
-    from cptlib.laws import exports_command as exports
-    from cptlib.runs import command as runs
-
+    """All commands; those on laws and on runs are declared in `cptlib.commands`."""
     top = argparse.ArgumentParser(
         prog="cptlib",
         description="Continual pre-training: run experiments, fit laws, judge claims.",
@@ -48,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )
     claims.set_defaults(run=_claims)
 
-    runs.register(commands, _registry, _table)
+    runs.register(commands)
     laws.register(commands)
-    exports.register(commands)
+    tidy.register(commands)
     return top
 
 
@@ -76,13 +74,7 @@ def _data(args) -> None:
     if args.json:
         print(json.dumps(rows, indent=1))
         return
-    _table(rows)
-
-
-def _registry():
-    from cptlib.studies import registry
-
-    return registry
+    print_table(rows)
 
 
 def _claims(args) -> None:
@@ -95,30 +87,9 @@ def _claims(args) -> None:
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        _table([{k: row[k] for k in ("id", "verdict", "statistic", "value", "lo", "hi", "profile")} for row in found])
-
-
-def _table(rows: list[dict]) -> None:
-    if not rows:
-        print("nothing yet")
-        return
-
-    def cell(value) -> str:
-        return (
-            f"{value:.6g}"
-            if isinstance(value, float)
-            else "-"
-            if value is None
-            else f"{value:,}"
-            if isinstance(value, int) and value > 9999
-            else str(value)
+        print_table(
+            [{k: row[k] for k in ("id", "verdict", "statistic", "value", "lo", "hi", "profile")} for row in found]
         )
-
-    names = list(rows[0])
-    cells = [[cell(row[name]) for name in names] for row in rows]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
-    for line in (names, *cells):
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -69,6 +69,7 @@ def test_every_example_can_be_parsed(words):
         ("sweep nowhere", f"unknown study 'nowhere'; allowed: {', '.join(sorted(STUDIES))}"),
         ("sweep dcpt --profile huge", "unknown profile 'huge'; allowed: "),
         ("sweep dcpt --workers 0", "--workers must be at least 1, not 0"),
+        ("sweep dcpt --micro-batch -1", "--micro-batch must be at least 0, not -1"),
         ("sweep dcpt --executor cloud", "unknown executor 'cloud'; allowed: local, dask://HOST:PORT, slurm"),
         ("sweep dcpt --executor dask://here", "unknown executor 'dask://here'; allowed: "),
         ("sweep dcpt --executor slurm:partition=a;b", "unknown executor 'slurm:partition=a;b'; allowed: "),
@@ -175,6 +176,31 @@ def test_laws_and_lists_answer(capsys, tmp_path, monkeypatch):
     assert {"chinchilla", "dcpt-l3"} <= {row["law"] for row in json.loads(capsys.readouterr().out)}
     assert main(["data", "list", "--profile", "smoke", "--json"]) == 0
     assert {"sotu", "law"} <= {row["name"] for row in json.loads(capsys.readouterr().out)}
+
+
+HEAVY = {"torch", "transformers", "tokenizers", "datasets", "matplotlib", "scipy", "lmfit", "statsmodels"}
+
+
+def loaded_by(*commands: str) -> set[str]:
+    """Modules that a fresh process has loaded after commands, whose own output does not matter."""
+    code = (
+        "import contextlib, io, sys\nfrom cptlib.cli import main, parser\nparser()\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    for words in sys.argv[1:]: main(words.split())\n"
+        "print(*sys.modules)"
+    )
+    run = [sys.executable, "-c", code, *commands]
+    return set(subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split())
+
+
+def test_help_loads_nothing_but_the_standard_library():
+    assert not (HEAVY | {"numpy", "pandas", "pyarrow", "yaml", "filelock"}) & loaded_by()
+
+
+def test_commands_that_train_nothing_load_nothing_heavy():
+    quick = ("laws", "data list", "sweep nowhere", "sweep dcpt --profile huge", "run-bundle no/such", "import no/such")
+    assert not HEAVY & loaded_by(*quick)
+    assert "pandas" not in loaded_by("data list", "sweep dcpt --profile huge", "run-bundle no/such")
 
 
 def test_as_a_program():

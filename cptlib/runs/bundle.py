@@ -28,6 +28,7 @@ from cptlib.errors import CptError
 from cptlib.files import sha256_file
 from cptlib.runs import checkpoints
 from cptlib.runs.executors import place
+from cptlib.runs.options import EXECUTORS, add_options, check_options, engine_of
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import REVISION, Record, Store, code_revision
 from cptlib.runs.sweep import Work, handed_to, sweep, training_at
@@ -335,33 +336,25 @@ def run(
         return Store(bundle.study).path
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `cptlib run-bundle` and of a bundle's own script."""
-    parser.add_argument("directory", metavar="DIR")
-    parser.add_argument("--workers", type=int, help="runs at a time; one a GPU, or one a core, by default")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a run (default: 1)")
-    parser.add_argument("--micro-batch", type=int, default=0, help="sequences at a time; the whole batch by default")
-    parser.add_argument("--executor", default="local", help="as in `cptlib sweep` (default: local)")
-    parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
-
-
-def run_command(args) -> None:
+def run_command(args: argparse.Namespace) -> None:
     """Train a bundle as its options say."""
-    for name in ("workers", "threads"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise CptError(f"--{name} must be at least 1, not {value}")
-    engine = Engine(threads=args.threads, compiled=args.compile, micro_batch=args.micro_batch)
-    path = run(args.directory, engine=engine, executor=args.executor, workers=args.workers)
+    path = run(args.directory, engine=engine_of(args), executor=args.executor, workers=args.workers)
     print(f"{len(Store(path.stem, path.parent).load())} records in {path}; bring them back with: cptlib import {path}")
 
 
 def main(argv: list[str]) -> int:
-    """What a bundle's `run.py` calls: nothing but the packages of `NEEDED` is imported."""
-    parser = argparse.ArgumentParser(prog="run.py", description="Train the runs of this bundle; no network is needed.")
+    """What a bundle's `run.py` calls, with its folder and then the options; it needs the packages of `NEEDED` alone."""
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Train the runs of this bundle; no network is needed.\n\n{EXECUTORS}",
+    )
     add_options(parser)
     warnings.showwarning = lambda message, *_: print(f"cptlib: warning: {message}", file=sys.stderr)
+    args = parser.parse_args(argv[1:], argparse.Namespace(directory=argv[0]))
     try:
-        run_command(parser.parse_args(argv))
+        check_options(args)
+        run_command(args)
     except CptError as error:
         print(f"cptlib: {error}", file=sys.stderr)
         return 2

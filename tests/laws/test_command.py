@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from laws_certified import fit_of
 
+from cptlib.commands.laws import register
 from cptlib.errors import CptError
 from cptlib.laws import LAWS
-from cptlib.laws.command import register
 
 
 def run(*words: str) -> int:

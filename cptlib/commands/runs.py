@@ -5,36 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from types import ModuleType
 
+from cptlib.commands.table import print_table
 from cptlib.errors import CptError, unknown
 from cptlib.files import project_root, records_root
-
-EXECUTORS = """\
-executors:
-  local              processes of this machine: one a GPU, or one a core (--workers sets another number)
-  dask://HOST:PORT   a running Dask scheduler; runs take one GPU each where its workers offer the resource GPU
-  slurm              array jobs through submitit; options of the jobs follow: slurm:partition=gpu,timeout_min=120
-  submitit-local     the same, in processes of this machine
-All workers need the cache folder (data/ or CPTLIB_CACHE): starts, checkpoints and logs are shared through it."""
+from cptlib.runs.options import EXECUTORS, add_options, check_options, engine_of
 
 
-def register(subparsers, registry: Callable[[], ModuleType], table: Callable[[list[dict]], None]) -> None:
-    """Add the subcommands; each sets `run`, called with the parsed arguments.
-
-    Parameters
-    ----------
-    subparsers : from `ArgumentParser.add_subparsers`
-    registry : callable
-        Gives `cptlib.studies.registry`, which stands above this module, when a command needs it.
-    table : callable
-        Prints rows for a person.
-    """
+def register(subparsers) -> None:
+    """Add the subcommands; each sets `run`, called with the parsed arguments."""
     raw = argparse.RawDescriptionHelpFormatter
 
     def command(name: str, example: str, run: Callable, **texts) -> argparse.ArgumentParser:
         parser = subparsers.add_parser(name, formatter_class=raw, epilog=f"example:\n  {example}", **texts)
-        parser.set_defaults(run=lambda args: run(args, registry, table))
+        parser.set_defaults(run=run)
         return parser
 
     sweep = command(
@@ -47,16 +31,7 @@ def register(subparsers, registry: Callable[[], ModuleType], table: Callable[[li
     sweep.add_argument("study")
     sweep.add_argument("--profile", default="smoke")
     sweep.add_argument("--fresh", action="store_true", help="train everything again, whatever is recorded")
-    sweep.add_argument("--executor", default="local", help="where runs are trained, see above (default: local)")
-    sweep.add_argument("--workers", type=int, help="runs at a time here; one a GPU, or one a core, by default")
-    sweep.add_argument(
-        "--micro-batch",
-        type=int,
-        default=0,
-        metavar="N",
-        help="sequences at a time, where memory does not hold a whole batch",
-    )
-    sweep.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
+    add_options(sweep)
 
     bundle = command(
         "bundle",
@@ -77,10 +52,9 @@ def register(subparsers, registry: Callable[[], ModuleType], table: Callable[[li
         _run_bundle,
         help="train the runs of a bundle",
         description="Train the runs of a bundle into DIR/records; the same as `python DIR/run.py`, which needs no\n"
-        "installation of cptlib.",
+        f"installation of cptlib.\n\n{EXECUTORS}",
     )
-    from cptlib.runs.bundle import add_options
-
+    run_bundle.add_argument("directory", metavar="DIR")
     add_options(run_bundle)
 
     take = command(
@@ -110,23 +84,22 @@ def register(subparsers, registry: Callable[[], ModuleType], table: Callable[[li
     verify.add_argument("--json", action="store_true")
 
 
-def _sweep(args, registry, _table) -> None:
+def _sweep(args) -> None:
+    check_options(args)
     from cptlib.runs.executors import place
     from cptlib.runs.sweep import training_at
-    from cptlib.runs.train import Engine
+    from cptlib.studies import registry
 
-    if args.workers is not None and args.workers < 1:
-        raise CptError(f"--workers must be at least 1, not {args.workers}")
-    module, grid = registry().study(args.study), registry().grid(args.study, args.profile)
-    engine = Engine(compiled=args.compile, micro_batch=args.micro_batch)
+    module, grid = registry.study(args.study), registry.grid(args.study, args.profile)
     with training_at(place(args.executor)):
-        module.run(grid, fresh=args.fresh, workers=args.workers, engine=engine)
+        module.run(grid, fresh=args.fresh, workers=args.workers, engine=engine_of(args))
 
 
-def _bundle(args, registry, _table) -> None:
+def _bundle(args) -> None:
     from cptlib.runs.bundle import gathered, write
+    from cptlib.studies import registry
 
-    module, grid = registry().study(args.study), registry().grid(args.study, args.profile)
+    module, grid = registry.study(args.study), registry.grid(args.study, args.profile)
     work = gathered(lambda: module.run(grid, fresh=args.fresh))
     if work is None:
         raise CptError(f"{args.study}/{args.profile}: every run has a record; --fresh bundles them all the same")
@@ -135,17 +108,19 @@ def _bundle(args, registry, _table) -> None:
     print(f"{len(work.pending)} runs in {path}, {size / 2**20:.1f} MiB; to train them there: python {path.name}/run.py")
 
 
-def _run_bundle(args, _registry, _table) -> None:
+def _run_bundle(args) -> None:
+    check_options(args)
     from cptlib.runs.bundle import run_command
 
     run_command(args)
 
 
-def _import(args, registry, _table) -> None:
+def _import(args) -> None:
     from cptlib.book import profile_names
     from cptlib.runs.imports import import_records
+    from cptlib.studies.registry import STUDIES
 
-    done = import_records(args.records, registry().STUDIES, profile_names(project_root()), args.replace)
+    done = import_records(args.records, STUDIES, profile_names(project_root()), args.replace)
     print(f"{done.study}: {len(done.new)} records imported, {done.present} were there already")
 
 
@@ -158,19 +133,19 @@ def _stores(study: str | None):
     return [Store(name) for name in ([study] if study else names)]
 
 
-def _records(args, _registry, table) -> None:
+def _records(args) -> None:
     rows = [record.summary() for store in _stores(args.study) for record in store.load().values()]
-    print(json.dumps(rows, indent=1)) if args.json else table(rows)
+    print(json.dumps(rows, indent=1)) if args.json else print_table(rows)
 
 
-def _verify(args, _registry, table) -> None:
+def _verify(args) -> None:
     from cptlib.runs.verify import verify
 
     _stores(args.study)
     if args.n < 1:
         raise CptError(f"-n must be at least 1, not {args.n}")
     rows = verify(args.study, args.n, profile=args.profile, seed=args.seed)
-    print(json.dumps(rows, indent=1)) if args.json else table(rows)
+    print(json.dumps(rows, indent=1)) if args.json else print_table(rows)
     if not all(row["agrees"] for row in rows):
         raise CptError(
             f"{sum(not row['agrees'] for row in rows)} of {len(rows)} retrained runs differ from their records "

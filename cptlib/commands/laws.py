@@ -1,4 +1,4 @@
-"""`cptlib laws` and `cptlib fit`; `cptlib plan` is declared in `cptlib.laws.plan_command`."""
+"""`cptlib laws` and `cptlib fit`; `cptlib plan` is declared in `cptlib.commands.plan`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPLICATES = 200
 
 def register(subparsers) -> None:
     """Add the subcommands `laws`, `fit` and `plan`; each sets `run`, called with the parsed arguments."""
-    from cptlib.laws.plan_command import register_plan
+    from cptlib.commands.plan import register_plan
 
     raw = argparse.RawDescriptionHelpFormatter
     laws = subparsers.add_parser(
@@ -183,7 +183,7 @@ def _with_ratios(frame, ratios: str | None):
 
 def _fixed(text: str | None) -> dict[str, float]:
     """`E=1.55,A=scratch.json` as parameters and values."""
-    from cptlib.laws.plan_command import load_fit
+    from cptlib.commands.plan import load_fit
 
     out = {}
     for pair in text.split(",") if text else ():
