@@ -32,6 +32,8 @@ def of(profile: str) -> Grid:
         ({"transfer_starts": [1024, 65536]}, r"transfer_starts: 1024 must be one of starts"),
         ({"potentials": [0.1, 1.0]}, r"potentials: 0 and 1 must be among"),
         ({"replays": [1.5]}, r"replays: 1.5 lies outside \[0, 1\]"),
+        ({"scratch_replays": [-0.1]}, r"scratch_replays: -0.1 lies outside \[0, 1\]"),
+        ({"shift_seeds": [7, 1]}, "shift_seeds: 1 is one of seeds already"),
         ({"long_tokens": 33280}, "long_tokens: 33280 must be 8 times a whole number of steps"),
         ({"peeks": [1]}, "unknown parameter 'peeks'; allowed: anneal, "),
     ],
@@ -47,7 +49,8 @@ def test_every_arm_is_one_run_and_its_base_has_scored_what_it_scores(profile):
     grid = of(profile)
     arms = grid.arms(grid.seeds[0])
     assert len({spec.id for spec in arms.values()}) == len(arms)
-    assert len(grid.fixed()) == len(arms) * len(grid.seeds)
+    scratch, shifts = grid.scratch(grid.seeds[0]), grid.shift_arms(grid.seeds[0])
+    assert len(grid.fixed()) == (len(arms) + len(scratch)) * len(grid.seeds) + len(shifts) * len(grid.shift_seeds)
     for name, spec in arms.items():
         assert set(spec.evaluation.corpora) <= set(spec.start.evaluation.corpora), name
         assert spec.evaluation.tokens == spec.start.evaluation.tokens
@@ -112,6 +115,29 @@ def test_planned_areas_are_those_of_the_schedules():
     made = planned_areas(spec, grid.decay)
     assert made["S1c"] == pytest.approx(curve(spec.schedule, spec.steps).sum())
     assert made["S2p"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_models_from_scratch_differ_in_their_text_alone(profile):
+    grid = of(profile)
+    made, base = grid.scratch(0), grid.base(0)
+    assert list(made) == sorted({0.0, *grid.scratch_replays, 1.0}) and made[1.0] == base
+    assert made[0.0] == grid.arms(0)["hidden domain"].start  # the ends are models that other claims rest on
+    for share, spec in made.items():
+        weights = {identity.split(":")[0]: weight for identity, weight in spec.mixture.parts}
+        assert weights.get(grid.general, 0.0) == pytest.approx(share)
+        assert (spec.start, spec.schedule, spec.tokens, spec.seed) == (None, base.schedule, base.tokens, 0)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_shifts_of_further_seeds_come_with_their_twins_and_the_longest_base(profile):
+    grid = of(profile)
+    made = grid.shift_arms(99)
+    for start in grid.transfer_starts:
+        own = "constant" if start == grid.base_tokens else f"from {start}"
+        assert made[f"domain {own}"].start == made[f"general {own}"].start == grid.base(99, tokens=start)
+    assert grid.base(99, tokens=max(grid.starts)) in [spec.start for spec in made.values()]
+    assert {spec.seed for spec in made.values()} == {99} and "far constant" in made
 
 
 def test_laptop_design_rules():

@@ -53,7 +53,7 @@ class Chapter:
     def used(self) -> dict[str, Record]:
         """The records that the chapter rests on: the grid, the planned runs, and the bases of both."""
         specs = [*self.grid.fixed(), *plans.planned_specs(self.grid, self.planned)]
-        bases = [spec.start for spec in specs]
+        bases = [spec.start for spec in specs if spec.start is not None]
         ids = {spec.id for spec in (*specs, *bases)}
         return {i: self.records[i] for i in sorted(ids) if i in self.records}
 

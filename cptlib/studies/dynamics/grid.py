@@ -54,6 +54,10 @@ class Grid(StudyGrid):
     warmup_steps, cpt_warmup_steps : int
     replays : tuple of float
         Shares of general text in the replay runs.
+    scratch_replays : tuple of float
+        Shares of general text, besides 0 and 1, in the models trained on the mixture from the start.
+    shift_seeds : tuple of int
+        Seeds besides `seeds` of which only the runs that compare shifts are made.
     batches : tuple of int
         Other tokens per step, for one run each.
     points, panel_points, first_point : int
@@ -83,6 +87,8 @@ class Grid(StudyGrid):
     warmup_steps: int
     cpt_warmup_steps: int
     replays: tuple[float, ...]
+    scratch_replays: tuple[float, ...]
+    shift_seeds: tuple[int, ...]
     batches: tuple[int, ...]
     points: int
     panel_points: int
@@ -101,7 +107,9 @@ class Grid(StudyGrid):
             self.check_among(name, getattr(self, allowed), allowed)
         if 1.0 not in self.potentials or 0.0 not in self.potentials:
             raise CptError(f"potentials: 0 and 1 must be among {list(self.potentials)}")
-        self.check_shares("potentials", "replays", "goals")
+        self.check_shares("potentials", "replays", "scratch_replays", "goals")
+        if repeated := set(self.seeds) & set(self.shift_seeds):
+            raise CptError(f"shift_seeds: {min(repeated)} is one of seeds already")
         if self.long_tokens % (LENGTHS[-1] * self.batch_tokens):
             raise CptError(f"long_tokens: {self.long_tokens} must be {LENGTHS[-1]} times a whole number of steps")
 
@@ -299,9 +307,30 @@ class Grid(StudyGrid):
     def _rate(self, potential: float) -> float:
         return float(f"{potential * self.peak:.6g}")
 
+    def shift_arms(self, seed: int) -> dict[str, RunSpec]:
+        """Those of `arms` that compare shifts of the main size: constant runs by transfer point and domain, twins."""
+        names = {f"{other} constant" for other in ("domain", "general", "far", *self.other_domains)}
+        names |= {f"{text} from {start}" for text in ("domain", "general") for start in self.transfer_starts}
+        return {name: spec for name, spec in self.arms(seed).items() if name in names}
+
+    def scratch(self, seed: int) -> dict[float, RunSpec]:
+        """Models trained from the start as the main base is, by share of general text, the other part domain text."""
+        base, two = self.base(seed), (self.general, self.domain)
+        scored = Evaluation(two, self.evaluation_tokens, base.evaluation.at)
+        mixed = {
+            share: base.but(mixture=Mixture.of({self.general: share, self.domain: 1 - share}), evaluation=scored)
+            for share in self.scratch_replays
+        }
+        return dict(sorted((mixed | {0.0: self.base(seed, corpus=self.domain), 1.0: base}).items()))
+
     def fixed(self) -> list[RunSpec]:
         """Every run that does not depend on a fit, each once, seed by seed."""
-        return each_once(spec for seed in self.seeds for spec in self.arms(seed).values())
+        return each_once(
+            [
+                *(spec for seed in self.seeds for spec in (*self.arms(seed).values(), *self.scratch(seed).values())),
+                *(spec for seed in self.shift_seeds for spec in self.shift_arms(seed).values()),
+            ]
+        )
 
     # --- runs at planned values ---
 

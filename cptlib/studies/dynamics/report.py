@@ -36,7 +36,8 @@ GROUPS = (
 
 def planned_runs(chapter: Chapter) -> str:
     """How many of the runs were trained at planned values."""
-    fixed = {spec.id for spec in chapter.grid.fixed()} | {spec.start.id for spec in chapter.grid.fixed()}
+    specs = chapter.grid.fixed()
+    fixed = {part.id for spec in specs for part in (spec, spec.start) if part is not None}
     return f"{len(set(chapter.used) - fixed)} of them at planned values"
 
 
