@@ -133,11 +133,11 @@ def law_bounds(name: str) -> list[tuple[float | None, float | None]]:
 
 def dynamics_case() -> Case:
     """General losses of the recorded learning-dynamics runs of the main size and the near domain, all seeds."""
-    from cptlib.studies import dynamics, registry
+    from cptlib.studies import registry
     from cptlib.studies.dynamics.tables import curves
 
     grid = registry.grid("dynamics", "laptop")
-    table = curves(grid, dynamics.recorded())
+    table = curves(grid, registry.study("dynamics").recorded())
     near = (table["r_cpt"] == 1) & (table["domain"] == grid.domain) & (table["width"] == grid.width)
     frame = table[near & (table["D"] > 0) & (table["batch"] == grid.batch_tokens)]
     frame = frame.assign(loss=frame["general"]).reset_index(drop=True)

@@ -1,14 +1,22 @@
-"""What every chapter's findings are made with: statistics with intervals of the kind that their tests need."""
+"""What every chapter is made of: its records, findings with intervals of the kind that their tests need, verdicts."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
-from cptlib.evidence.claims import Finding
+from cptlib.evidence.claims import Finding, Verdict, judge_all
 from cptlib.evidence.jackknife import jackknife
 from cptlib.evidence.registry import Claim
+from cptlib.runs.spec import RunSpec
+from cptlib.runs.store import Record
+from cptlib.studies.grid import StudyGrid
+from cptlib.studies.study import Study
 
 
 def percent(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -57,3 +65,53 @@ class Evidence:
             note=note,
             unit=self.claim.statistics[statistic].unit,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class StudyChapter(ABC):
+    """What a notebook shows and what the claims are judged by; every part is computed once, when first asked for.
+
+    Parameters
+    ----------
+    grid : StudyGrid
+    records : mapping
+        Every record of the study by spec id.
+    """
+
+    study: ClassVar[Study]
+
+    grid: StudyGrid
+    records: Mapping[str, Record]
+
+    @cached_property
+    def claims(self) -> dict[str, Claim]:
+        """The claims of the paper by id."""
+        return self.study.claims
+
+    @property
+    def planned_runs(self) -> list[RunSpec]:
+        """The runs of `StudyGrid.planned`; a chapter that has made the fits that plan them says so itself."""
+        return self.grid.planned(self.records)
+
+    @cached_property
+    def used(self) -> dict[str, Record]:
+        """The records that the chapter rests on: fixed and planned runs, and what they start from."""
+        specs = [*self.grid.fixed(), *self.planned_runs]
+        ids = {spec.id for spec in specs}
+        while specs := [spec.continues for spec in specs if spec.continues is not None]:
+            ids |= {spec.id for spec in specs}
+        return {i: self.records[i] for i in sorted(ids) if i in self.records}
+
+    def by(self, claim: str, seeds: int | None = None) -> Evidence:
+        """The maker of a claim's findings; they rest on all seeds of the grid, or on so many."""
+        return Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
+
+    @property
+    @abstractmethod
+    def findings(self) -> list[Finding]:
+        """Every measured statistic of the claims; a claim without any is not run."""
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """A verdict on every claim, in their order."""
+        return judge_all(self.claims.values(), self.findings, self.grid.profile)

@@ -1,34 +1,31 @@
-"""The studies: one for each paper that has a chapter. A study's modules are imported when it is asked for."""
+"""The studies: one for each paper that has a chapter."""
 
 from __future__ import annotations
-
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 
 from cptlib.book import load_profile
 from cptlib.errors import CptError, unknown
 from cptlib.files import project_root
+from cptlib.studies.grid import StudyGrid
+from cptlib.studies.study import Study
 
 STUDIES = ("dcpt", "dynamics", "crosslingual")
-"""Packages of `cptlib.studies`, in the order of the book: each has `NAME`, `grid`, `run`, `recorded`, and a class
-`Chapter` in its module `evidence`; one whose claims rest on public losses has a module `public_losses`."""
+"""Names of the studies, in the order of the book."""
 
 
-def study(name: str) -> ModuleType:
-    """The package of a study.
+def study(name: str) -> Study:
+    """The study of this name.
 
     Raises
     ------
     CptError
-        If there is none of this name.
+        If there is none.
     """
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
-    return import_module(f"cptlib.studies.{name}")
+    return Study(name)
 
 
-def grid(name: str, profile: str):
+def grid(name: str, profile: str) -> StudyGrid:
     """A study's parameters at a profile.
 
     Raises
@@ -52,11 +49,4 @@ def chapter(name: str, profile: str):
     """
     if name not in STUDIES:
         raise unknown("paper with a chapter", name, STUDIES)
-    made = import_module(f"cptlib.studies.{name}.evidence").Chapter
-    return made(grid(name, profile), study(name).recorded())
-
-
-def public_losses(name: str) -> ModuleType | None:
-    """The module of a study that measures on public loss sets; None where the study has none."""
-    path = f"cptlib.studies.{name}.public_losses"
-    return import_module(path) if find_spec(path) else None
+    return study(name).chapter(grid(name, profile))

@@ -44,6 +44,13 @@ def html(table: pd.DataFrame, index: bool = False) -> str:
     return table.map(number).to_html(index=index, border=0, escape=False, classes="dataframe")
 
 
+def show(table: pd.DataFrame, index: bool = False) -> None:
+    """A table in a notebook."""
+    from IPython.display import HTML, display
+
+    display(HTML(html(table, index)))
+
+
 def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) -> str:
     """ "value [lo, hi]" to so many digits."""
     if lo is None or hi is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cptlib.runs.store import code_revision
-from cptlib.studies.registry import STUDIES, chapter, public_losses
+from cptlib.studies.registry import STUDIES, chapter, study
 
 
 def verdicts(paper: str | None = None, profile: str = "laptop") -> list[dict]:
@@ -32,5 +32,5 @@ def record_public_losses(folder: str, profile: str, paper: str | None = None) ->
     return [
         module.record(chapter(name, profile), folder, code_revision())
         for name in (STUDIES if paper is None else (paper,))
-        if (module := public_losses(name)) is not None
+        if (module := study(name).public_losses) is not None
     ]

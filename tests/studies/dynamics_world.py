@@ -5,15 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+from studies_profiles import section
 
-from cptlib.book import load_profile
-from cptlib.files import project_root
 from cptlib.laws import law
 from cptlib.runs.schedule import curve
 from cptlib.runs.spec import RunSpec
-from cptlib.studies import dynamics
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.tables import Frames, areas
+from cptlib.studies.registry import study
 
 # constants of Eq. 4 on schedules of some dozen steps at 4e-3
 GENERAL = {"L0": 2.6, "A": 0.9, "alpha": 0.5, "C1": 0.8, "C2": 1.0, "B": 0.5, "E": 30.0, "beta": 0.6}
@@ -26,7 +25,7 @@ A2 = 3.0  # of the replay factor 1 - exp(-a r)
 def a_grid(**changes) -> Grid:
     """The smoke grid with three seeds and a third potential."""
     own = {"seeds": [0, 1, 2], "potentials": [0.0, 0.1, 0.3, 1.0]}
-    return dynamics.grid(load_profile(project_root(), "smoke")["dynamics"] | own | changes)
+    return study("dynamics").grid(section("dynamics") | own | changes)
 
 
 class World:

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from cptlib.evidence.claims import INCONCLUSIVE, NOT_RUN, OUT_OF_SCALE, REFUTED, SUPPORTED, judge
-from cptlib.evidence.registry import load_claims
-from cptlib.files import project_root
 from cptlib.laws.base import law
-from cptlib.studies import crosslingual
 from cptlib.studies.crosslingual import arithmetic, findings_laws, findings_replay, findings_savings, fits
 from cptlib.studies.crosslingual.arms import CPT, SCRATCH
 from cptlib.studies.crosslingual.evidence import Chapter
@@ -20,8 +17,9 @@ from cptlib.studies.crosslingual.frontiers import Frontier, Ladder, _lowest
 from cptlib.studies.crosslingual.savings import savings
 from cptlib.studies.crosslingual.tables import Clusters
 from cptlib.studies.evidence import Evidence
+from cptlib.studies.registry import study
 
-CLAIMS = {c.id: c for c in load_claims(project_root() / crosslingual.CLAIMS)}
+CLAIMS = study("crosslingual").claims
 
 
 @lru_cache

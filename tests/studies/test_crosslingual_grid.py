@@ -5,22 +5,21 @@ from __future__ import annotations
 import crosslingual_world as worlds
 import numpy as np
 import pytest
+from studies_profiles import profiles, section
 
-from cptlib.book import load_profile, profile_names
 from cptlib.errors import CptError
-from cptlib.evidence.registry import load_claims
-from cptlib.files import project_root
 from cptlib.runs.schedule import curve
-from cptlib.studies import crosslingual
+from cptlib.studies import registry
 from cptlib.studies.crosslingual.findings_replay import name_of
 from cptlib.studies.crosslingual.grid import Grid
 from cptlib.studies.grid import TUNING_SEED
 
-PROFILES = [p for p in profile_names(project_root()) if "crosslingual" in load_profile(project_root(), p)]
+STUDY = registry.study("crosslingual")
+PROFILES = profiles("crosslingual")
 
 
 def of(profile: str) -> Grid:
-    return crosslingual.grid(load_profile(project_root(), profile)["crosslingual"])
+    return registry.grid("crosslingual", profile)
 
 
 def corpora(mixture) -> set[str]:
@@ -30,7 +29,6 @@ def corpora(mixture) -> set[str]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
         ({"largest_seeds": [0, 7]}, r"largest_seeds: 7 must be one of seeds \[0, 1\]"),
         ({"targets": []}, "targets: at least one language"),
         ({"control_widths": [48]}, r"control_widths: 48 must be one of the widths below the largest, \[16, 32\]"),
@@ -38,25 +36,22 @@ def corpora(mixture) -> set[str]:
         ({"replay_width": 48}, "replay_width: 48"),
         ({"replay_shares": [0.0, 1.5]}, r"replay_shares: 1.5 lies outside \[0, 1\]"),
         ({"annealed_tokens": [5000]}, "annealed_tokens: 5000 must be one of the evaluation points, "),
-        ({"repaly_width": 16}, "unknown parameter 'repaly_width'"),
     ],
 )
 def test_a_bad_parameter_is_named_in_one_line(change, words):
-    values = dict(load_profile(project_root(), "smoke")["crosslingual"])
     with pytest.raises(CptError, match=words) as caught:
-        crosslingual.grid(values | change)
+        STUDY.grid(section("crosslingual") | change)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_makes_runs_each_once_and_the_largest_size_last(profile):
+def test_the_runs_are_those_of_the_arms_and_the_largest_size_comes_last(profile):
     grid = of(profile)
-    assert grid.profile == profile
     specs = grid.fixed()
     parts = (grid.ladders(), grid.distances(), grid.from_shuffled(), grid.from_proportional(), grid.replays(),
              grid.annealed())  # fmt: skip
     ids = [spec.id for spec in specs]
-    assert len(ids) == len(set(ids)) and set(ids) == {spec.id for part in parts for spec in part}
+    assert set(ids) == {spec.id for part in parts for spec in part}
     largest = [spec.model.width == max(grid.widths) for spec in specs]
     assert largest == sorted(largest) and any(largest)
 
@@ -64,7 +59,7 @@ def test_a_profile_makes_runs_each_once_and_the_largest_size_last(profile):
 def test_laptop_design_rules():
     grid = of("laptop")
     assert len(grid.widths) >= 6 and len(grid.targets) >= 3 and len(grid.seeds) >= 3
-    judged = next(c for c in load_claims(project_root() / crosslingual.CLAIMS) if c.id == "crosslingual.10")
+    judged = STUDY.claims["crosslingual.10"]
     shares = {f"share_{name_of(s)}" for s in grid.replay_shares if 0 < s < 1}
     assert {test.statistic for test in judged.criterion.tests} == shares
     assert {0.0, 1.0} <= set(grid.replay_shares)

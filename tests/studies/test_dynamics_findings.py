@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from cptlib.evidence.claims import Finding, judge
-from cptlib.evidence.registry import load_claims
-from cptlib.files import project_root
 from cptlib.studies.dynamics import (
-    CLAIMS,
     findings_fit,
     findings_goals,
     findings_history,
@@ -23,8 +20,9 @@ from cptlib.studies.dynamics import (
 )
 from cptlib.studies.dynamics.distances import pair_distance
 from cptlib.studies.evidence import Evidence
+from cptlib.studies.registry import study
 
-CLAIM = {claim.id: claim for claim in load_claims(project_root() / CLAIMS)}
+CLAIM = study("dynamics").claims
 
 
 @functools.cache

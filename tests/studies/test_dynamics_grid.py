@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from studies_profiles import profiles, section
 
-from cptlib.book import load_profile, profile_names
 from cptlib.errors import CptError
-from cptlib.files import project_root
 from cptlib.laws.annealing import counted_at_maximum
 from cptlib.runs.schedule import curve
-from cptlib.studies import dynamics
+from cptlib.studies import registry
 from cptlib.studies.dynamics.grid import LENGTHS, Grid
 from cptlib.studies.dynamics.tables import areas, planned_areas
-from cptlib.studies.grid import TUNING_SEED
 
-PROFILES = [name for name in profile_names(project_root()) if "dynamics" in load_profile(project_root(), name)]
+PROFILES = profiles("dynamics")
 
 
 def of(profile: str) -> Grid:
-    return dynamics.grid(load_profile(project_root(), profile)["dynamics"])
+    return registry.grid("dynamics", profile)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
         ({"width": 40}, r"width: 40 must be one of widths \[16, 32, 48\]"),
         ({"cosine_peak": 0.1}, r"cosine_peak: 0.1 must be one of"),
         ({"base_tokens": 131072}, r"base_tokens: 131072 must be one of"),
@@ -35,12 +32,11 @@ def of(profile: str) -> Grid:
         ({"scratch_replays": [-0.1]}, r"scratch_replays: -0.1 lies outside \[0, 1\]"),
         ({"shift_seeds": [7, 1]}, "shift_seeds: 1 is one of seeds already"),
         ({"long_tokens": 33280}, "long_tokens: 33280 must be 8 times a whole number of steps"),
-        ({"peeks": [1]}, "unknown parameter 'peeks'; allowed: anneal, "),
     ],
 )
 def test_a_bad_parameter_is_named_in_one_line(change, words):
     with pytest.raises(CptError, match=words) as caught:
-        dynamics.grid(dict(load_profile(project_root(), "smoke")["dynamics"]) | change)
+        registry.study("dynamics").grid(section("dynamics") | change)
     assert "\n" not in str(caught.value)
 
 

@@ -11,16 +11,15 @@ import pytest
 import studies_world as worlds
 
 from cptlib.evidence.claims import Finding, judge
-from cptlib.evidence.registry import load_claims
-from cptlib.files import project_root
 from cptlib.laws import law
 from cptlib.laws.fit import aic_of
-from cptlib.studies.dcpt import CLAIMS, findings, findings_plans
+from cptlib.studies.dcpt import findings, findings_plans
 from cptlib.studies.dcpt.findings import Comparison
 from cptlib.studies.evidence import Evidence
+from cptlib.studies.registry import study
 
 GRID = worlds.a_grid()
-CLAIM = {claim.id: claim for claim in load_claims(project_root() / CLAIMS)}
+CLAIM = study("dcpt").claims
 NEAR_ZERO = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 

@@ -1,67 +1,44 @@
-"""The study's parameters and the runs they make."""
+"""The D-CPT study's parameters and the runs they make."""
 
 from __future__ import annotations
 
 import pytest
 import studies_world as worlds
+from studies_profiles import profiles, section
 
-from cptlib.book import load_profile, profile_names
 from cptlib.errors import CptError
-from cptlib.evidence.registry import load_claims
-from cptlib.files import project_root
-from cptlib.studies import dcpt
+from cptlib.studies import registry
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.grid import TUNING_SEED
 
-PROFILES = profile_names(project_root())
+STUDY = registry.study("dcpt")
+PROFILES = profiles("dcpt")
 
 
 def of(profile: str) -> Grid:
-    return dcpt.grid(load_profile(project_root(), profile)["dcpt"])
-
-
-def parameters() -> dict:
-    return dict(load_profile(project_root(), "smoke")["dcpt"])
+    return registry.grid("dcpt", profile)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seeds": [0, TUNING_SEED]}, "seeds: 1000"),
         ({"planned_width": 40}, r"planned_width: 40 must be one of widths \[16, 32, 48\]"),
         ({"near_zero_width": 40}, r"near_zero_width: 40 must be one of widths \[16, 32, 48\]"),
         ({"ratios": [0.0, 1.2]}, r"ratios: 1.2 lies outside \[0, 1\]"),
         ({"near_zero_ratios": [-0.1]}, r"near_zero_ratios: -0.1 lies outside \[0, 1\]"),
-        ({"cross_seeds": [TUNING_SEED]}, "cross_seeds: 1000 is kept"),
         ({"cross_ratios": [2]}, r"cross_ratios: 2 lies outside \[0, 1\]"),
-        ({"ratos": [0.0]}, "unknown parameter 'ratos'; allowed: base_peak_lr, .*ratios"),
     ],
 )
 def test_a_bad_parameter_is_named_in_one_line(change, words):
     with pytest.raises(CptError, match=words) as caught:
-        dcpt.grid(parameters() | change)
+        STUDY.grid(section("dcpt") | change)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(dcpt.PARAMETERS))
-def test_a_missing_parameter_is_named(name):
-    values = parameters()
-    del values[name]
-    with pytest.raises(CptError, match=f"parameter '{name}' is missing"):
-        dcpt.grid(values)
-
-
-def test_fresh_is_no_parameter_of_the_study():
-    assert dcpt.grid(parameters() | {"fresh": True}) == dcpt.grid(parameters())
-
-
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_makes_runs_each_once(profile):
+def test_the_runs_are_those_of_the_parts_of_the_grid(profile):
     grid = of(profile)
-    assert grid.profile == profile
-    ids = [spec.id for spec in grid.fixed()]
-    assert len(ids) == len(set(ids))
-    assert set(ids) == {spec.id for spec in (*grid.main(), *grid.near_zero(), *grid.cross())}
+    assert {spec.id for spec in grid.fixed()} == {spec.id for spec in (*grid.main(), *grid.near_zero(), *grid.cross())}
     assert len(grid.main()) == len(grid.widths) * len(grid.ratios) * len(grid.seeds)
     # the extra ratios would be counted twice beside the main grid's, and the cross domains need sizes of the main one
     assert not set(grid.near_zero_ratios) & set(grid.ratios)
@@ -71,8 +48,8 @@ def test_a_profile_makes_runs_each_once(profile):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_tolerances_are_those_that_the_claims_judge(profile):
-    (claim,) = (c for c in load_claims(project_root() / dcpt.CLAIMS) if c.id == "dcpt.9")
-    judged = {name.removeprefix("rise_minus_target_") for name in claim.statistics if name.startswith("rise_minus")}
+    statistics = STUDY.claims["dcpt.9"].statistics
+    judged = {name.removeprefix("rise_minus_target_") for name in statistics if name.startswith("rise_minus")}
     assert {f"{t:g}" for t in of(profile).tolerances} == judged
 
 

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from cptlib.evidence.claims import Finding, Verdict, judge_all
-from cptlib.evidence.registry import Claim, load_claims
-from cptlib.files import project_root
-from cptlib.runs.store import Record
-from cptlib.studies.crosslingual import CLAIMS, findings_laws, findings_replay, findings_savings
+from cptlib.evidence.claims import Finding
+from cptlib.studies.crosslingual import findings_laws, findings_replay, findings_savings
 from cptlib.studies.crosslingual.arms import Arms
 from cptlib.studies.crosslingual.fits import TargetFits
 from cptlib.studies.crosslingual.grid import Grid
 from cptlib.studies.crosslingual.savings import Savings
-from cptlib.studies.evidence import Evidence
+from cptlib.studies.evidence import StudyChapter
+from cptlib.studies.study import Study
 
 
-@dataclass(frozen=True, eq=False)
-class Chapter:
-    """What the notebook shows and what the claims are judged by; every part is computed once, when first asked for."""
+class Chapter(StudyChapter):
+    """The chapter on cross-lingual CPT (arXiv 2407.02118)."""
 
+    study = Study("crosslingual")
     grid: Grid
-    records: Mapping[str, Record]
-
-    @cached_property
-    def claims(self) -> dict[str, Claim]:
-        return {claim.id: claim for claim in load_claims(project_root() / CLAIMS)}
 
     @cached_property
     def arms(self) -> Arms:
         return Arms(self.grid, self.records)
-
-    @cached_property
-    def used(self) -> dict[str, Record]:
-        """The records that the chapter rests on: every run and the bases."""
-        ids = {part.id for spec in self.grid.fixed() for part in (spec, spec.start) if part is not None}
-        return {i: self.records[i] for i in sorted(ids) if i in self.records}
 
     @cached_property
     def fits(self) -> dict[str, TargetFits]:
@@ -51,9 +36,6 @@ class Chapter:
         """Savings of CPT against scratch on every target, cluster by cluster."""
         return {target: self.arms.saving(target) for target in self.grid.targets}
 
-    def _by(self, claim: str, seeds: int | None = None) -> Evidence:
-        return Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
-
     @cached_property
     def direct(self) -> np.ndarray:
         """The saving at the end over all sizes and targets, with its delete-one replicates."""
@@ -62,7 +44,7 @@ class Chapter:
     @cached_property
     def findings(self) -> list[Finding]:
         """Every measured statistic. Claim .16 has none: it needs larger models."""
-        by, arms, fits = self._by, self.arms, self.fits
+        by, arms, fits = self.by, self.arms, self.fits
         return [
             *findings_savings.tokens_saved(by("crosslingual.1"), arms),
             *findings_savings.falls(by("crosslingual.2"), arms),
@@ -80,7 +62,3 @@ class Chapter:
             *findings_laws.headline(by("crosslingual.14"), by("crosslingual.14", 0), arms, self.direct),
             *findings_laws.identifiable(by("crosslingual.15"), fits),
         ]
-
-    @cached_property
-    def verdicts(self) -> list[Verdict]:
-        return judge_all(self.claims.values(), self.findings, self.grid.profile)

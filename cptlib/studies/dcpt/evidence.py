@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import pandas as pd
 
-from cptlib.evidence.claims import Finding, Verdict, judge_all
-from cptlib.evidence.registry import Claim, load_claims
-from cptlib.files import project_root
+from cptlib.evidence.claims import Finding
 from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult
-from cptlib.runs.store import Record
+from cptlib.runs.spec import RunSpec
 from cptlib.studies import measured
 from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
-from cptlib.studies.evidence import Evidence
+from cptlib.studies.evidence import StudyChapter
 from cptlib.studies.parallel import spread
+from cptlib.studies.study import Study
 
 
-@dataclass(frozen=True, eq=False)
-class Chapter:
-    """What the notebook shows and what the claims are judged by; every part is computed once, when first asked for."""
+class Chapter(StudyChapter):
+    """The chapter on the D-CPT Law (arXiv 2406.01375)."""
 
+    study = Study("dcpt")
     grid: Grid
-    records: Mapping[str, Record]
-
-    @cached_property
-    def claims(self) -> dict[str, Claim]:
-        return {claim.id: claim for claim in load_claims(project_root() / "book" / "claims" / "dcpt.yml")}
 
     @cached_property
     def main(self) -> pd.DataFrame:
         """Curves of the main grid: sizes x ratios x seeds on the main domain."""
         return curves(self.grid, self.grid.main(), self.records)
-
-    @cached_property
-    def used(self) -> dict[str, Record]:
-        """The records that the chapter rests on: the grid, the planned runs, and the bases of both."""
-        specs = [*self.grid.fixed(), *self.grid.at_ratios(self.planned_ratios.values())]
-        ids = {part.id for spec in specs for part in (spec, spec.start)}
-        return {i: self.records[i] for i in sorted(ids) if i in self.records}
 
     @cached_property
     def near_zero(self) -> pd.DataFrame:
@@ -70,10 +55,15 @@ class Chapter:
     def planned_ratios(self) -> dict[float, float]:
         return plans.ratios_of(self.grid, self.plans)
 
+    @property
+    def planned_runs(self) -> list[RunSpec]:
+        """At the ratios that the chapter's own fits plan."""
+        return self.grid.at_ratios(self.planned_ratios.values())
+
     @cached_property
     def planned(self) -> pd.DataFrame:
         """Curves of the runs at the planned ratios."""
-        return curves(self.grid, self.grid.at_ratios(self.planned_ratios.values()), self.records)
+        return curves(self.grid, self.planned_runs, self.records)
 
     @cached_property
     def scarce_plan(self):
@@ -98,21 +88,18 @@ class Chapter:
     @cached_property
     def trade_off(self) -> tuple[list[Finding], pd.DataFrame]:
         return findings_plans.trade_off(
-            self._by("dcpt.9"), self.grid, self.main, self.planned, self.planned_ratios, *self.fits
+            self.by("dcpt.9"), self.grid, self.main, self.planned, self.planned_ratios, *self.fits
         )
 
     @cached_property
     def new_domains(self) -> tuple[list[Finding], pd.DataFrame]:
         return findings_domains.new_domains(
-            self._by("dcpt.12", len(self.grid.cross_seeds)), self.grid, self.every_domain
+            self.by("dcpt.12", len(self.grid.cross_seeds)), self.grid, self.every_domain
         )
 
     @cached_property
     def starts(self) -> tuple[list[Finding], pd.DataFrame]:
-        return findings.starts_matter(self._by("dcpt.18"), self.comparisons[1])
-
-    def _by(self, claim: str, seeds: int | None = None) -> Evidence:
-        return Evidence(self.claims[claim], len(self.grid.seeds) if seeds is None else seeds)
+        return findings.starts_matter(self.by("dcpt.18"), self.comparisons[1])
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -120,7 +107,7 @@ class Chapter:
 
         Claims without any are not run: .16 needs the learning-dynamics law, .17 denser records.
         """
-        by, grid, both = self._by, self.grid, self.comparisons
+        by, grid, both = self.by, self.grid, self.comparisons
         return [
             *findings.law_fits(by("dcpt.1"), *both),
             *findings.unseen_ratios(by("dcpt.2"), *both),
@@ -139,7 +126,3 @@ class Chapter:
             *findings_plans.trends(by("dcpt.15"), grid, self.main),
             *self.starts[0],
         ]
-
-    @cached_property
-    def verdicts(self) -> list[Verdict]:
-        return judge_all(self.claims.values(), self.findings, self.grid.profile)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 
-from cptlib.evidence.claims import Finding, Verdict, judge_all
-from cptlib.evidence.registry import Claim, load_claims
-from cptlib.files import project_root
-from cptlib.runs.store import Record
+from cptlib.evidence.claims import Finding
+from cptlib.runs.spec import RunSpec
 from cptlib.studies import measured
 from cptlib.studies.dynamics import (
     distances,
@@ -24,20 +20,16 @@ from cptlib.studies.dynamics import (
 )
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.tables import Frames
-from cptlib.studies.evidence import Evidence
+from cptlib.studies.evidence import StudyChapter
 from cptlib.studies.parallel import spread
+from cptlib.studies.study import Study
 
 
-@dataclass(frozen=True, eq=False)
-class Chapter:
-    """What the notebook shows and what the claims are judged by; every part is computed once, when first asked for."""
+class Chapter(StudyChapter):
+    """The chapter on learning dynamics in CPT (arXiv 2505.07796)."""
 
+    study = Study("dynamics")
     grid: Grid
-    records: Mapping[str, Record]
-
-    @cached_property
-    def claims(self) -> dict[str, Claim]:
-        return {claim.id: claim for claim in load_claims(project_root() / "book" / "claims" / "dynamics.yml")}
 
     @cached_property
     def frames(self) -> Frames:
@@ -49,16 +41,10 @@ class Chapter:
         """Planned peak, potential and share of general text, a row a goal."""
         return plans.planned_values(self.frames)
 
-    @cached_property
-    def used(self) -> dict[str, Record]:
-        """The records that the chapter rests on: the grid, the planned runs, and the bases of both."""
-        specs = [*self.grid.fixed(), *plans.planned_specs(self.grid, self.planned)]
-        bases = [spec.start for spec in specs if spec.start is not None]
-        ids = {spec.id for spec in (*specs, *bases)}
-        return {i: self.records[i] for i in sorted(ids) if i in self.records}
-
-    def by(self, claim: str) -> Evidence:
-        return Evidence(self.claims[claim], len(self.grid.seeds))
+    @property
+    def planned_runs(self) -> list[RunSpec]:
+        """At the values that the chapter's own fits plan."""
+        return plans.planned_specs(self.grid, self.planned)
 
     @cached_property
     def annealing(self) -> tuple[list[Finding], pd.DataFrame]:
@@ -118,7 +104,3 @@ class Chapter:
             ],
         )
         return [finding for part in parts for finding in part]
-
-    @cached_property
-    def verdicts(self) -> list[Verdict]:
-        return judge_all(self.claims.values(), self.findings, self.grid.profile)

@@ -14,10 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from cptlib.errors import CptError
-from cptlib.studies import dcpt
 from cptlib.studies.dcpt.plans import base_loss, planned_parameters
 from cptlib.studies.dcpt.tables import curves, thinned
-from cptlib.studies.registry import grid
+from cptlib.studies.registry import grid, study
 
 POINTS = 5  # token counts of a run that the tables keep
 LINE = 80  # characters of a printed line
@@ -38,7 +37,7 @@ class Reader:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Losses along the runs of the main grid, at a few token counts, the runs under names a person would give."""
-        table = curves(self.grid, self.grid.main(), dcpt.recorded())
+        table = curves(self.grid, self.grid.main(), study("dcpt").recorded())
         table = table[table["D"].isin(thinned(table["D"].unique(), POINTS))].reset_index(drop=True)
         base = "w" + table["width"].astype(str) + "-seed" + table["seed"].astype(str)
         return table.assign(base=base, run=base + "-law" + table["r_d"].map("{:g}".format))
