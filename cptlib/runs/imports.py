@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cptlib.errors import CptError, unknown
+from cptlib.runs.cloze import scores_of
 from cptlib.runs.models import count_parameters
 from cptlib.runs.store import SCHEMA, Record, Store
 
@@ -109,4 +110,8 @@ def _wrong(record: Record) -> str | None:
     curves = [*record.lr, *record.train_loss, *record.grad_norm, *(e["loss"] for e in record.evaluations)]
     if len(record.train_loss) != spec.steps or not all(map(math.isfinite, curves)):
         return "its curves are not finite, or not a value a step"
+    try:
+        scores_of(record.scores)
+    except CptError as error:
+        return f"its scores are not readable: {error}"
     return None

@@ -71,8 +71,11 @@ SCHEMA = pa.schema(
         ("created", pa.string()),
         ("checksum", pa.string()),
         ("trainable_params", pa.int64()),
+        ("scores", pa.string()),
     ]
 )
+_LATER = ("trainable_params", "scores")
+"""Fields that came later: left out of the checksum where they say nothing, so that older records keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Record:
         Digest of all the other fields.
     trainable_params : int or None
         Parameters of the adapters where only they were trained; None: all.
+    scores : str or None
+        JSON array of what the final weights score on items of held-out text (`cptlib.runs.cloze.Score`).
     """
 
     id: str
@@ -132,6 +137,7 @@ class Record:
     created: str
     checksum: str
     trainable_params: int | None = None
+    scores: str | None = None
 
     def run_spec(self) -> RunSpec:
         return RunSpec.from_json(json.loads(self.spec))
@@ -153,7 +159,9 @@ class Record:
         return max(rows, key=lambda e: e["step"])["loss"]
 
 
-def record(result: Result, study: str, profile: str, criteria: dict[str, str]) -> Record:
+def record(
+    result: Result, study: str, profile: str, criteria: dict[str, str], scores: str | None = None
+) -> Record:
     """The record of a finished run."""
     spec, count = result.spec, count_parameters(result.spec.model, result.spec.tokenizer.vocab_size)
     values = {
@@ -184,13 +192,13 @@ def record(result: Result, study: str, profile: str, criteria: dict[str, str]) -
         "criteria": json.dumps(criteria, sort_keys=True),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "trainable_params": result.trainable,
+        "scores": scores,
     }
     return Record(**values, checksum=_checksum(values))
 
 
 def _checksum(values: dict) -> str:
-    # a field that came later is left out where it says nothing, so that older records keep their checksum
-    left_out = {"checksum"} | ({"trainable_params"} if values.get("trainable_params") is None else set())
+    left_out = {"checksum"} | {name for name in _LATER if values.get(name) is None}
     return digest({name: value for name, value in values.items() if name not in left_out}, length=32)
 
 

@@ -1,0 +1,210 @@
+"""Cloze by likelihood: items as promised, exact likelihoods, known accuracies; examined runs and their records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cptlib.data.tokens import TokenArray, tokens
+from cptlib.errors import CptError
+from cptlib.runs import checkpoints
+from cptlib.runs.cloze import Cloze, Items, Score, items, log_likelihoods, right, score, scores_of
+from cptlib.runs.examine import examine
+from cptlib.runs.imports import import_records
+from cptlib.runs.models import build
+from cptlib.runs.spec import ModelSpec
+from cptlib.runs.store import Store
+from cptlib.runs.sweep import sweep
+from cptlib.runs.train import Engine
+from cptlib.runs.weights import final_model
+
+VOCABULARY = 24
+CPU = Engine(device="cpu")
+
+
+def chain(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A table of bigram probabilities, token 0 left out, and its stationary distribution."""
+    table = np.random.default_rng(seed).dirichlet(np.full(VOCABULARY - 1, 0.3), VOCABULARY)
+    table = np.column_stack([np.zeros(VOCABULARY), table])
+    at = np.full(VOCABULARY, 1 / VOCABULARY)
+    for _ in range(500):
+        at = at @ table
+    return table, at
+
+
+def text(table: np.ndarray, lengths, seed: int = 1) -> TokenArray:
+    """Documents drawn from the chain, a 0 after each; a token stands for as many bytes as its number."""
+    generator, ids, starts = np.random.default_rng(seed), [], []
+    steps = table.cumsum(axis=1)
+    for length in lengths:
+        starts.append(len(ids))
+        at = 1
+        for u in generator.random(length):
+            at = min(int(np.searchsorted(steps[at], u)), VOCABULARY - 1)
+            ids.append(at)
+        ids.append(0)
+    ids, bytes_of = np.array(ids, dtype=np.uint16), np.arange(VOCABULARY)
+    total = int(bytes_of[ids].sum())
+    return TokenArray("made:up", "validation", ids, np.array(starts), len(ids), total, len(starts), bytes_of, "")
+
+
+def bigram(table: np.ndarray):
+    """The model whose next-token probabilities are those of the table."""
+    logits = torch.from_numpy(np.log(np.maximum(table, 1e-300)))
+    return lambda input_ids: SimpleNamespace(logits=logits[input_ids])
+
+
+def a_cloze(**changes) -> Cloze:
+    return Cloze("sotu", **({"context": 3, "continuation": 4} | changes))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, np.ndarray, TokenArray]:
+    table, stationary = chain()
+    return table, stationary, text(table, np.random.default_rng(2).integers(20, 400, 60))
+
+
+def test_items_are_contexts_with_their_own_continuation_and_those_of_other_documents(drawn):
+    _, _, array = drawn
+    made = items(a_cloze(), array)
+    ids, starts = np.asarray(array.ids), array.boundaries
+    flat = "".join(chr(i + 65) for i in ids)
+    for item, document in zip(made.ids[:40], made.documents[:40], strict=True):
+        first, last = starts[document], starts[document + 1] - 1
+        assert "".join(chr(i + 65) for i in item[0]) in flat[first:last]  # the true one, no separator in it
+        assert (item[:, :3] == item[0, :3]).all() and (item[1:, 3:] != item[0, 3:]).any(axis=1).all()
+    assert made.n_bytes.tolist() == made.ids[:, :, 3:].sum(axis=2).tolist()
+    assert (np.diff(made.documents) >= 0).all() and not (made.ids == 0).any()
+
+
+def test_every_continuation_is_a_distractor_as_often_and_never_within_its_document():
+    # every token occurs once, so that a continuation names its place
+    lengths = np.random.default_rng(5).integers(5, 60, 30)
+    ends = np.cumsum(lengths) + 1
+    ids = np.concatenate([[*range(end - n, end), 0] for n, end in zip(lengths, ends, strict=True)])
+    starts = np.cumsum([0, *(lengths + 1)])[:-1]
+    array = TokenArray("made:up", "validation", ids, starts, len(ids), 0, 30, np.ones(ids.max() + 1, dtype=int), "")
+    made = items(a_cloze(), array)
+    owner = np.searchsorted(starts, [np.flatnonzero(ids == t)[0] for t in made.ids[:, :, 3].ravel()], side="right") - 1
+    owner = owner.reshape(-1, 4)
+    assert (owner[:, 0] == made.documents).all() and (owner[:, 1:] != owner[:, :1]).all()
+    for choice in range(1, 4):
+        assert sorted(made.ids[:, choice, 3]) == sorted(made.ids[:, 0, 3])
+    used = made.ids[:, 0, 3:].ravel()
+    assert len(set(used)) == used.size  # no token in two true continuations
+    assert items(a_cloze(), array).digest == made.digest != items(a_cloze(seed=1), array).digest
+
+
+def test_likelihoods_are_sums_of_the_known_probabilities(drawn):
+    table, _, array = drawn
+    made = items(a_cloze(), array)
+    pairs = np.log(table[made.ids[:, :, 2:-1], made.ids[:, :, 3:]].clip(1e-300))
+    found = log_likelihoods(bigram(table), made, batch=50)
+    assert found == pytest.approx(pairs.sum(axis=2), rel=1e-5)  # impossible pairs are clipped on both sides
+
+
+def test_the_accuracy_of_a_known_chain_is_the_one_it_must_have():
+    # one token: right where it is likelier after x than three draws from the stationary distribution
+    table, stationary = chain(3)
+    array = text(table, np.full(120, 250), seed=4)
+    found = right(log_likelihoods(bigram(table), items(a_cloze(context=1, continuation=1), array)))
+    lower = np.array([[stationary[row < chance].sum() for chance in row] for row in table])
+    weight = stationary[:, None] * table
+    # items with a copy of the truth among the distractors are left out
+    expected = (weight * lower**3).sum() / (weight * (1 - stationary) ** 3).sum()
+    assert 0.4 < expected < 0.95 and len(found) > 10_000
+    assert found.mean() == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / len(found)))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "untrained"])
+def test_without_use_of_the_context_accuracy_is_chance(kind, drawn):
+    _, stationary, array = drawn
+    model = bigram(np.tile(stationary, (VOCABULARY, 1)))
+    if kind == "untrained":
+        model = build(ModelSpec(16, 16), VOCABULARY, 0).eval()
+    cloze = a_cloze(context=8)
+    found = right(log_likelihoods(model, items(cloze, array)))
+    assert len(found) > 2000
+    assert found.mean() == pytest.approx(cloze.chance, abs=4 * np.sqrt(0.25 * 0.75 / len(found)))
+
+
+def test_batches_and_the_order_of_items_change_nothing(drawn):
+    made = items(a_cloze(context=8), drawn[2])
+    model = build(ModelSpec(16, 16), VOCABULARY, 0).eval()
+    whole, order = log_likelihoods(model, made), np.random.default_rng(0).permutation(len(made))
+    mixed = Items(made.ids[order], made.n_bytes[order], made.documents[order], made.context)
+    shuffled = log_likelihoods(model, mixed)
+    for found, wanted in ((log_likelihoods(model, made, batch=7), whole), (shuffled, whole[order])):
+        assert found == pytest.approx(wanted, abs=1e-4)
+        assert (right(found) == right(wanted)).mean() > 0.999
+    swapped = Items(made.ids[:, [1, 0, 2, 3]], made.n_bytes, made.documents, made.context)
+    assert log_likelihoods(model, swapped) == pytest.approx(whole[:, [1, 0, 2, 3]], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "lengths", "words"),
+    [
+        ({}, [400], "99 of them in one document"),
+        ({"context": 90}, [50] * 9, "0 items"),
+        ({"choices": 1}, [50] * 9, "choices must be at least 2"),
+        ({"continuation": 0}, [50] * 9, "at least 1 token"),
+    ],
+)
+def test_what_cannot_be_made_is_said(change, lengths, words):
+    with pytest.raises(CptError, match=words):
+        items(a_cloze(**change), text(chain()[0], lengths))
+
+
+def test_a_score_comes_back_from_its_plain_form_and_a_damaged_one_is_named():
+    generator = np.random.default_rng(0)
+    bits = {name: generator.random(21) < 0.5 for name in ("summed", "per_byte")}
+    made = Score(a_cloze(), "0" * 16, np.repeat([0, 3, 4], [10, 4, 7]), **bits)
+    back = Score.of_plain(json.loads(json.dumps(made.plain())))
+    assert back.cloze == made.cloze and back.documents.tolist() == made.documents.tolist()
+    assert back.summed.tolist() == made.summed.tolist() and back.per_byte.tolist() == made.per_byte.tolist()
+    assert back.accuracy == bits["summed"].mean()
+    for change in ({"summed": "ff"}, {"summed": "zz"}, {"documents": None}, {"cloze": {}}, {"cloze": 3}):
+        with pytest.raises(CptError, match="cloze score: "):
+            Score.of_plain(made.plain() | change)
+
+
+def test_examined_runs_are_scored_once_on_the_weights_of_their_record(family, cache):
+    base, rules, _ = family
+    clozes = [Cloze("plain", 12, 4), Cloze("rules", 12, 4)]
+    before = sweep([rules], "demo", "smoke", engine=CPU, workers=1, report=str)
+    exams, lines = [(base, clozes), (rules, clozes)], []
+    made = examine(exams, "demo", "smoke", engine=CPU, criteria={"demo.1": "abc"}, report=lines.append)
+    assert len(lines) == 2 and Store("demo").load() == made
+    assert made[rules.id].evaluations == before[rules.id].evaluations  # the same training again
+    assert all(r.whole() and r.criteria == '{"demo.1": "abc"}' for r in made.values())
+    for spec in (base, rules):
+        for cloze, kept in zip(clozes, scores_of(made[spec.id].scores), strict=True):
+            again = score(final_model(spec).eval(), cloze, spec.tokenizer)
+            assert kept.cloze == cloze and kept.summed.tolist() == again.summed.tolist()
+            assert kept.items == items(cloze, tokens(cloze.corpus, spec.tokenizer, "validation")).digest
+    assert examine(exams, "demo", "smoke", engine=CPU, report=lines.append) == made and len(lines) == 2
+    # what lacks a score is trained anew, and the start whose weights are gone before it
+    checkpoints.remove(checkpoints.folder(base.id, "final"))
+    more = [(base, clozes), (rules, [*clozes, Cloze("rules", 12, 4, seed=5)])]
+    assert len(scores_of(examine(more, "demo", "smoke", engine=CPU, report=lines.append)[rules.id].scores)) == 3
+    assert len(lines) == 4
+    checkpoints.remove(checkpoints.folder(base.id, "final"))
+    with pytest.raises(CptError, match="its start .* is neither here nor examined"):
+        examine([(rules, [Cloze("plain", 8, 4)])], "demo", "smoke", engine=CPU, report=lines.append)
+
+
+def test_scores_travel_with_their_record(tiny, cache, tmp_path):
+    spec = tiny()
+    elsewhere = tmp_path / "there"
+    (made,) = examine(
+        [(spec, [Cloze("plain", 12, 4)])], "demo", "smoke", engine=CPU, records=elsewhere, report=str
+    ).values()
+    assert import_records(elsewhere, ("demo",), ("smoke",)).new == (spec.id,)
+    assert Store("demo").load() == {spec.id: made}
+    damaged = made.scores.replace('"summed": "', '"summed": "00')
+    assert not replace(made, scores=damaged).whole()
