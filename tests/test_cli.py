@@ -81,7 +81,7 @@ def test_every_example_can_be_parsed(words):
         ("fit dcpt-l9 losses.csv", "unknown law 'dcpt-l9'; allowed: "),
         ("fit chinchilla no/such.csv", "no/such.csv"),
         ("plan compute no/such.json --compute 1e20", "cannot read no/such.json: No such file or directory"),
-        ("claims --paper nothing", "unknown paper with a chapter 'nothing'; allowed: "),
+        ("claims --paper nothing", "unknown study 'nothing'; allowed: "),
         ("claims --profile huge", "unknown profile 'huge'; allowed: "),
         ("records --study nowhere", "unknown recorded study 'nowhere'; allowed: "),
         ("verify --study nowhere", "unknown recorded study 'nowhere'; allowed: "),

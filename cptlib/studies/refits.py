@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,15 @@ STARTS = 256  # of the multi-start on all rows; every form of the law gets the s
 STEPS = 40  # of each descent
 TRIAL = 8  # steps after which the better of the kept starts goes on
 KEPT = 2  # distinct optima of the multi-start from which each replicate descends
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows that a fit sees and rows that it is scored on."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
 
 
 def weighted_fits(

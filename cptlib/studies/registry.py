@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cptlib.book import load_profile
 from cptlib.errors import CptError, unknown
 from cptlib.files import project_root
 from cptlib.studies.grid import StudyGrid
 from cptlib.studies.study import Study
+
+if TYPE_CHECKING:
+    from cptlib.studies.evidence import StudyChapter
 
 STUDIES = ("dcpt", "dynamics", "crosslingual")
 """Names of the studies, in the order of the book."""
@@ -33,20 +38,12 @@ def grid(name: str, profile: str) -> StudyGrid:
     CptError
         Unknown study or profile, or a profile without a section for the study.
     """
-    sections = load_profile(project_root(), profile)
+    found, sections = study(name), load_profile(project_root(), profile)
     if name not in sections:
         raise CptError(f"profile {profile!r} has no section {name!r}; it has: {', '.join(sections)}")
-    return study(name).grid(sections[name])
+    return found.grid(sections[name])
 
 
-def chapter(name: str, profile: str):
-    """A paper's chapter on the records of a profile.
-
-    Raises
-    ------
-    CptError
-        Unknown paper or profile.
-    """
-    if name not in STUDIES:
-        raise unknown("paper with a chapter", name, STUDIES)
+def chapter(name: str, profile: str) -> StudyChapter:
+    """A study's chapter on the records of a profile; errors as of `grid`."""
     return study(name).chapter(grid(name, profile))

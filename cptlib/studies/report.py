@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from cptlib.data.corpora import corpus
-from cptlib.evidence.registry import Claim
 from cptlib.runs.store import Record
-
-
-class Grid(Protocol):
-    """What is asked of a study's parameters."""
-
-    profile: str
-    seeds: tuple[int, ...]
-
-    @property
-    def corpora(self) -> tuple[str, ...]:
-        """Names of all corpora that the study's runs read."""
-
-
-class Chapter(Protocol):
-    """What is asked of a chapter: its parameters, its claims by id, and the records that it rests on by spec id."""
-
-    grid: Grid
-    claims: Mapping[str, Claim]
-    used: Mapping[str, Record]
+from cptlib.studies.evidence import StudyChapter
 
 
 def html(table: pd.DataFrame, index: bool = False) -> str:
@@ -58,7 +38,7 @@ def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) 
     return f"{value:.{digits}g} [{lo:.{digits}g}, {hi:.{digits}g}]"
 
 
-def reported_table(chapter: Chapter) -> pd.DataFrame:
+def reported_table(chapter: StudyChapter) -> pd.DataFrame:
     """The claims, what the paper reports for each and where, from the claims file."""
     tags = {"paper": "read in the paper", "2nd": "third-party transcription", "calc": "computed here"}
     return pd.DataFrame(
@@ -75,7 +55,7 @@ def reported_table(chapter: Chapter) -> pd.DataFrame:
     )
 
 
-def corpora_table(chapter: Chapter) -> pd.DataFrame:
+def corpora_table(chapter: StudyChapter) -> pd.DataFrame:
     """Corpora of the chapter, and the most tokens and epochs that any run took of each."""
     most: dict[str, tuple[int, float]] = {}
     for record in chapter.used.values():
@@ -167,7 +147,7 @@ def tuning_table(
     return pd.DataFrame(rows).sort_values(["stage", "peak LR"]) if rows else pd.DataFrame()
 
 
-def provenance(chapter: Chapter, more: str = "") -> str:
+def provenance(chapter: StudyChapter, more: str = "") -> str:
     """Which runs, profile, devices and revisions the page rests on; `more` follows the number of runs."""
     grid, used = chapter.grid, list(chapter.used.values())
     devices = sorted({r.device for r in used})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from cptlib.errors import CptError
 from cptlib.evidence.registry import Claim, load_claims
@@ -14,6 +15,9 @@ from cptlib.files import project_root
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
 from cptlib.studies.grid import StudyGrid
+
+if TYPE_CHECKING:
+    from cptlib.studies.evidence import StudyChapter
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Study:
         planned = [spec for spec in grid.planned(self.recorded()) if spec.id not in fixed]
         return fixed | made(planned) if planned else fixed
 
-    def chapter(self, grid: StudyGrid):
+    def chapter(self, grid: StudyGrid) -> StudyChapter:
         """The chapter on all records of the study."""
         return self._module("evidence").Chapter(grid, self.recorded())
 

@@ -9,7 +9,7 @@ from cptlib.errors import CptError
 from cptlib.laws.base import LAWS
 from cptlib.laws.exports import read_runs, tidy
 from cptlib.studies.guide import choice
-from cptlib.studies.guide.designs import MIDDLE, Study
+from cptlib.studies.guide.designs import MIDDLE, SimulatedStudies
 from cptlib.studies.guide.files import LINE, Reader, Shell
 
 
@@ -59,7 +59,7 @@ def test_the_least_grid_stands_in_words():
 
 
 def test_designs_are_parts_of_the_recorded_grid_with_its_ends(reader):
-    study = Study(reader, 0.05, studies=2)
+    study = SimulatedStudies(reader, 0.05, studies=2)
     design = study.design(2, 3, 1)
     assert set(design.sizes) == {reader.table["N"].min(), reader.table["N"].max()}
     assert len(design.ratios) == 3 and {0.0, 1.0} < set(design.ratios)

@@ -15,22 +15,13 @@ from cptlib.laws.frames import read_columns
 from cptlib.laws.solver import descend, starting_points
 from cptlib.studies.crosslingual.savings import EIGHTH
 from cptlib.studies.crosslingual.tables import Clusters
-from cptlib.studies.refits import STEPS, weighted_fits
+from cptlib.studies.refits import STEPS, Fold, weighted_fits
 
 STARTS = 128
 SCRATCH, CPT = "chinchilla", "crosslingual"
 FORMS = {"extended": {}, "Chinchilla": {"gamma": 0.0}}
 """Forms of the CPT term with E, A and alpha frozen, by what is held fixed besides."""
 FREE = "free"
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows that a fit sees and rows that it is scored on."""
-
-    name: str
-    train: np.ndarray
-    test: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,16 +12,7 @@ from cptlib.evidence.jackknife import jackknife_weights
 from cptlib.laws.base import law
 from cptlib.laws.frames import read_columns
 from cptlib.studies.dcpt.tables import permuted
-from cptlib.studies.refits import weighted_fits
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows that a fit sees and rows that it is scored on."""
-
-    name: str
-    train: np.ndarray
-    test: np.ndarray
+from cptlib.studies.refits import Fold, weighted_fits
 
 
 @dataclass(frozen=True, eq=False)

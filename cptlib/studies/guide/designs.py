@@ -24,7 +24,7 @@ RATIO, LARGER, SIZE, SHARE = "planned ratio", "loss at 4N", "exponent alpha", "e
 
 
 @dataclass(frozen=True)
-class Study:
+class SimulatedStudies:
     """Simulated studies of the general loss, whose fitted law is the truth.
 
     Parameters

@@ -17,7 +17,7 @@ from cptlib.evidence.figures import (
     style,
 )
 from cptlib.laws.result import FitResult
-from cptlib.studies.guide.designs import LARGER, MIDDLE, RATIO, SHARE, STEPS, Study
+from cptlib.studies.guide.designs import LARGER, MIDDLE, RATIO, SHARE, STEPS, SimulatedStudies
 
 WITHIN = ("half_within", "nine_tenths_within")
 KINDS = {"sizes": "more sizes", "ratios": "more ratios", "seeds": "more seeds"}
@@ -54,7 +54,7 @@ def residuals(fit: FitResult, frame: pd.DataFrame, held: float):
     return figure
 
 
-def power(study: Study):
+def power(study: SimulatedStudies):
     """Error of simulated studies over the number of runs; from the middle design one number at a time is changed."""
     panels = {RATIO: ("error of the planned ratio", 1.0), LARGER: ("error of the loss at 4N (%)", 100.0)}
     panels[SHARE] = ("error of the size exponent", 1.0)
