@@ -8,6 +8,8 @@ from functools import cached_property
 
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError
+from cptlib.runs.cloze import Cloze
+from cptlib.runs.examine import Exam
 from cptlib.runs.models import count_parameters
 from cptlib.runs.spec import ModelSpec, RunSpec, Schedule, log_points
 from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once, scaled
@@ -224,10 +226,11 @@ class Grid(StudyGrid):
         ]
 
     def from_shuffled(self) -> list[RunSpec]:
-        """CPT on the first target from bases that saw the words of the source in random order."""
+        """CPT on every target from bases that saw the words of the source in random order."""
         return [
-            self.cpt(width, seed, self.targets[0], base=self.base(width, seed, corpus=self.shuffled))
+            self.cpt(width, seed, target, base=self.base(width, seed, corpus=self.shuffled))
             for width in self.control_widths
+            for target in self.targets
             for seed in self.seeds
         ]
 
@@ -238,6 +241,23 @@ class Grid(StudyGrid):
             for width in self.exposure_widths
             for seed in self.seeds
         ]
+
+    def cloze(self, target: str) -> Cloze:
+        """Items of a target's validation text: contexts of half of the model's context."""
+        return Cloze(target, self.context // 2, self.context // 16)
+
+    def exams(self) -> list[Exam]:
+        """At the control sizes, both bases and the runs on every target; the shuffled base is only a start."""
+        every = [self.cloze(target) for target in self.targets]
+        asked: list[Exam] = []
+        for width in self.control_widths:
+            for seed in self.seeds:
+                shuffled = self.base(width, seed, corpus=self.shuffled)
+                asked += [(self.base(width, seed), every), (shuffled, ())]
+                for target, cloze in zip(self.targets, every, strict=True):
+                    runs = (self.scratch(width, seed, target), self.cpt(width, seed, target))
+                    asked += [(run, [cloze]) for run in (*runs, self.cpt(width, seed, target, base=shuffled))]
+        return asked
 
     def replays(self) -> list[RunSpec]:
         """Every share of source text at one size."""
