@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError
+from cptlib.runs.examine import Exam
 from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule
 from cptlib.runs.store import Record
 
@@ -82,6 +83,10 @@ class StudyGrid(ABC):
 
     def planned(self, records: Mapping[str, Record]) -> list[RunSpec]:
         """Runs at values that fits to the records of the fixed ones choose, each once; none unless a study says so."""
+        return []
+
+    def exams(self) -> list[Exam]:
+        """Runs among these whose final weights are scored on held-out text; none unless a study says so."""
         return []
 
     def run(
