@@ -38,13 +38,14 @@ def register(subparsers) -> None:
         "cptlib bundle dcpt --profile h100 -o dcpt-h100",
         _bundle,
         help="a folder with the runs of a study, for a machine without network",
-        description="Put the runs that have no record into a folder of at most 64 MiB, with token arrays and this\n"
+        description="Put the runs that have no record into a folder, with token arrays, pretrained models and this\n"
         "package. There, `python DIR/run.py` trains them; here, `cptlib import DIR` takes the records.",
     )
     bundle.add_argument("study")
     bundle.add_argument("--profile", default="smoke")
     bundle.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make")
     bundle.add_argument("--fresh", action="store_true", help="bundle every run, whatever is recorded")
+    bundle.add_argument("--limit", type=int, default=64, metavar="MIB", help="largest size allowed (default: 64)")
 
     run_bundle = command(
         "run-bundle",
@@ -103,14 +104,14 @@ def _bundle(args) -> None:
     work = gathered(lambda: module.run(grid, fresh=args.fresh))
     if work is None:
         raise CptError(f"{args.study}/{args.profile}: every run has a record; --fresh bundles them all the same")
-    path = write(work, args.output)
+    path = write(work, args.output, args.limit * 2**20)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     print(f"{len(work.pending)} runs in {path}, {size / 2**20:.1f} MiB; to train them there: python {path.name}/run.py")
 
 
 def _run_bundle(args) -> None:
     check_options(args)
-    from cptlib.runs.bundle import run_command
+    from cptlib.runs.unbundle import run_command
 
     run_command(args)
 

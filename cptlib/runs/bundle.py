@@ -1,38 +1,32 @@
 """Bundles: the runs of a study in a folder that a machine without network can train.
 
-A bundle holds the specs, the token arrays that they read, the weights of starts that are trained already, and this
-package. `python DIR/run.py` trains them into `DIR/records`; `cptlib import DIR` brings the records back.
+A bundle holds the specs, the token arrays that they read, the weights of starts that are trained already, pretrained
+models, and this package. `python DIR/run.py` trains them into `DIR/records` (`cptlib.runs.unbundle`); `cptlib import
+DIR` brings the records back.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
+import math
 import os
 import shutil
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cptlib.canonical import digest, plain
-from cptlib.data import loaders
-from cptlib.data.corpora import Corpus, Hub, Local, Wheel, corpora, register
-from cptlib.data.tokens import fault, tokens, tokens_path
+from cptlib.data.corpora import Corpus, Hub, Wheel, corpora
+from cptlib.data.pretrained import copy_path, model_files
+from cptlib.data.tokens import tokens, tokens_path
 from cptlib.errors import CptError
 from cptlib.files import sha256_file
 from cptlib.runs import checkpoints
-from cptlib.runs.executors import place
-from cptlib.runs.options import EXECUTORS, add_options, check_options, engine_of
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import REVISION, Record, Store, code_revision
-from cptlib.runs.sweep import Work, handed_to, sweep, training_at
-from cptlib.runs.train import Engine
+from cptlib.runs.sweep import Work, handed_to
 
 MANIFEST, CACHE, RECORDS, SCRIPT, PACKAGE = "bundle.json", "cache", "records", "run.py", "cptlib"
 FORMAT = 1
@@ -57,7 +51,7 @@ if missing:
 sys.path.insert(0, HERE)
 
 if __name__ == "__main__":
-    from cptlib.runs.bundle import main
+    from cptlib.runs.unbundle import main
 
     raise SystemExit(main([HERE] + sys.argv[1:]))
 '''
@@ -101,32 +95,30 @@ def write(work: Work, directory: str | Path, limit: int = LIMIT) -> Path:
     Raises
     ------
     CptError
-        The folder is taken or cannot be written, a corpus cannot be had, a run needs a pretrained model, or the bundle
-        would be too large: the message says what is.
+        The folder is taken or cannot be written, a corpus or a pretrained model cannot be had, or the bundle would be
+        too large: the message says what is, and what would fit.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CptError(f"{directory} is there already and not an empty folder; choose another")
-    for spec in work.pending:
-        if (model := getattr(spec.model, "pretrained", None)) is not None:
-            raise CptError(f"run {spec.id} needs the pretrained model {model}, which a bundle does not carry")
     weights, starts = _carried_starts(work)
-    parts = {_label(identity, split): (path, f"{CACHE}/tokens/{path.name}") for identity, split, path in _arrays(work)}
-    parts |= {f"weights of run {i}": (path, f"{CACHE}/checkpoints/{i}/final") for i, path in weights.items()}
     source = Path(__file__).resolve().parent.parent
-    parts["the package"] = (source, PACKAGE)
-    _check_size({label: _size(path) for label, (path, _) in parts.items()}, limit)
+    parts = [_Part("the package", PACKAGE, source, sorted(source.rglob("*.py")))]
+    parts += [_Part.of(array_label(i, split), f"{CACHE}/tokens/{path.name}", path) for i, split, path in _arrays(work)]
+    parts += [_Part.of(f"weights of run {i}", f"{CACHE}/checkpoints/{i}/final", path) for i, path in weights.items()]
+    parts += _models(work)
+    _check_size(parts, limit)
     temporary = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-        for path, name in parts.values():
-            for file in _files(path):
-                target = temporary / name / file.relative_to(path)
+        for part in parts:
+            for file in part.files:
+                target = temporary / part.name / file.relative_to(part.folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
         (temporary / PACKAGE / REVISION).write_text(code_revision() + "\n", encoding="utf-8")
-        (temporary / SCRIPT).write_text(_SCRIPT.format(needed=NEEDED), encoding="utf-8")
+        (temporary / SCRIPT).write_text(_SCRIPT.format(needed=needed(work.pending)), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         manifest = plain(
             {
@@ -167,39 +159,68 @@ def _arrays(work: Work) -> Iterator[tuple[str, str, Path]]:
     """(corpus, side, folder) of every token array that the runs read, made where it is absent."""
     seen = set()
     for spec in work.pending:
-        for identity, split in _sides(spec):
+        for identity, split in sides(spec):
             tokens(identity, spec.tokenizer, split)
             if (path := tokens_path(identity, spec.tokenizer, split)) not in seen:
                 seen.add(path)
                 yield identity, split, path
 
 
-def _sides(spec: RunSpec) -> list[tuple[str, str]]:
+def sides(spec: RunSpec) -> list[tuple[str, str]]:
+    """(corpus, side) of every token array that a run reads."""
     read = [(identity, "train") for identity, _ in spec.mixture.parts]
     return read + [(identity, "validation") for identity in spec.evaluation.corpora]
 
 
-def _label(identity: str, split: str) -> str:
+def array_label(identity: str, split: str) -> str:
+    """A token array as a message names it."""
     return f"{split} tokens of {identity.split(':')[0]}"
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of a part; of the package its sources alone."""
-    package = folder.name == PACKAGE
-    return [p for p in sorted(folder.rglob("*.py" if package else "*")) if p.is_file()]
+@dataclass(frozen=True)
+class _Part:
+    """Files that a bundle carries: `label` for a person, `name` of their folder in it, and where they lie here."""
+
+    label: str
+    name: str
+    folder: Path
+    files: list[Path]
+
+    @classmethod
+    def of(cls, label: str, name: str, folder: Path) -> _Part:
+        return cls(label, name, folder, [path for path in sorted(folder.rglob("*")) if path.is_file()])
+
+    @property
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in _files(folder))
+def _models(work: Work) -> Iterator[_Part]:
+    """The pretrained models of runs; of those that lend nothing but their tokenizer, all but the weights."""
+    whole = {m for spec in work.pending if (m := getattr(spec.model, "pretrained", None)) is not None}
+    spoken = {m for spec in work.pending if (m := getattr(spec.tokenizer, "pretrained", None)) is not None}
+    for model in sorted(whole | spoken, key=lambda m: m.identity):
+        files = model_files(folder := model.files(), model.remote_code)
+        if model not in whole:
+            files = [file for file in files if file.suffix != ".safetensors"]
+        yield _Part(f"pretrained model {model}", copy_path(model, CACHE).as_posix(), folder, files)
 
 
-def _check_size(sizes: dict[str, int], limit: int) -> None:
-    if (total := sum(sizes.values())) <= limit:
+def needed(specs: Iterable[RunSpec]) -> tuple[str, ...]:
+    """The packages that a machine needs to train runs."""
+    return NEEDED + (("peft",) if any(spec.lora is not None for spec in specs) else ())
+
+
+def _check_size(parts: list[_Part], limit: int) -> None:
+    if (total := sum(part.size for part in parts)) <= limit:
         return
-    largest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
+    largest = sorted(parts, key=lambda part: -part.size)[:4]
+    room = limit - total + largest[0].size
     raise CptError(
         f"the bundle would have {total / 2**20:.1f} MiB, {limit / 2**20:.0f} MiB are allowed; largest: "
-        + ", ".join(f"{label} {size / 2**20:.1f} MiB" for label, size in largest)
+        + ", ".join(f"{part.label} {part.size / 2**20:.1f} MiB" for part in largest)
+        + (f"; of the first, {room / 2**20:.1f} MiB would fit" if room > 0 else "; too large even without the first")
+        + f", or all of it with --limit {math.ceil(total / 2**20)}"
     )
 
 
@@ -209,156 +230,3 @@ def corpus_json(corpus: Corpus) -> dict:
     kind = "hub" if isinstance(source, Hub) else "local"
     names = ("name", "title", "licence", "revision", "language", "kind")
     return {name: getattr(corpus, name) for name in names} | {"source": kind, kind: asdict(source)}
-
-
-def corpus_from_json(value: dict) -> Corpus:
-    """The corpus that `corpus_json` wrote."""
-    try:
-        values = dict(value)
-        kind = values.pop("source")
-        fields = {n: tuple(map(tuple, v)) if isinstance(v, list) else v for n, v in values.pop(kind).items()}
-        source, loader = {"hub": (Hub, loaders.hub), "local": (Local, loaders.local)}[kind]
-        made = Corpus(sources=(source(**fields),), loader=loader, **values)
-        if not all(isinstance(getattr(made, name), str) for name in ("name", "title", "licence", "language", "kind")):
-            raise TypeError("name, title, licence, language and kind must be texts")
-        made.identity  # noqa: B018 - computed from every other field, so that one of a wrong type is found here
-        return made
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CptError(f"bundle: a corpus is not readable: {type(error).__name__}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle that was read and found whole."""
-
-    directory: Path
-    study: str
-    profile: str
-    criteria: dict[str, str]
-    specs: tuple[RunSpec, ...]
-
-
-def read(directory: str | Path) -> Bundle:
-    """Open a bundle: every file has its checksum, no path leads out of the folder, every token array is there.
-
-    Raises
-    ------
-    CptError
-        Naming the file or field that is wrong.
-    """
-    directory = Path(directory).resolve()
-    manifest = _manifest(directory / MANIFEST)
-    for path in directory.rglob("*"):
-        if path.is_symlink():
-            raise CptError(f"bundle {directory}: {path.relative_to(directory)} is a link; a bundle has none")
-    for name, entry in manifest["files"].items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise CptError(f"bundle {directory}: {name!r} leads out of the bundle")
-        if not (directory / path).is_file():
-            raise CptError(f"bundle {directory}: {name} is missing")
-        if [(directory / path).stat().st_size, sha256_file(directory / path)] != entry:
-            raise CptError(f"bundle {directory}: {name} is not the file that was bundled")
-    for value in manifest["corpora"]:
-        register(corpus_from_json(value))
-    specs = tuple(RunSpec.from_json(value) for value in manifest["specs"])
-    if not specs:
-        raise CptError(f"bundle {directory} holds no runs")
-    for spec in specs:
-        for identity, split in _sides(spec):
-            if why := fault(tokens_path(identity, spec.tokenizer, split, directory / CACHE)):
-                raise CptError(f"bundle {directory}: the {_label(identity, split)} of run {spec.id}: {why}")
-    return Bundle(directory, manifest["study"], manifest["profile"], manifest["criteria"], specs)
-
-
-def _manifest(path: Path) -> dict:
-    kinds = {"format": int, "study": str, "profile": str, "criteria": dict, "specs": list, "corpora": list,
-             "files": dict, "check": str}  # fmt: skip
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CptError(f"{path.parent} is not a bundle: {MANIFEST}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise CptError(f"{path} is not JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise CptError(f"{path}: an object is needed, not {type(manifest).__name__}")
-    for name, kind in kinds.items():
-        if not isinstance(manifest.get(name), kind):
-            raise CptError(f"{path}: {name!r} must be {kind.__name__}, not {type(manifest.get(name)).__name__}")
-    if manifest["format"] != FORMAT:
-        raise CptError(f"{path}: format {manifest['format']}; this version reads {FORMAT}")
-    if digest({k: v for k, v in manifest.items() if k != "check"}, 64) != manifest["check"]:
-        raise CptError(f"{path} was altered: its check does not fit")
-    if not manifest["study"].isidentifier():
-        raise CptError(f"{path}: study {manifest['study']!r} is not a name")
-    return manifest
-
-
-@contextlib.contextmanager
-def _inside(directory: Path) -> Iterator[None]:
-    """Cache and records of the bundle instead of this machine's."""
-    names = {"CPTLIB_CACHE": str(directory / CACHE), "CPTLIB_RECORDS": str(directory / RECORDS)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def run(
-    directory: str | Path,
-    *,
-    engine: Engine | None = None,
-    executor: str = "local",
-    workers: int | None = None,
-    report: Callable[[str], None] | None = None,
-) -> Path:
-    """Train what a bundle holds and has no record yet, and return the record file.
-
-    Raises
-    ------
-    CptError
-        The bundle is not whole, a package is missing, or runs failed.
-    """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise CptError(f"a bundle needs the packages {', '.join(NEEDED)}; missing here: {', '.join(missing)}")
-    bundle = read(directory)
-    with _inside(bundle.directory), training_at(place(executor)):
-        sweep(
-            bundle.specs, bundle.study, bundle.profile,
-            engine=engine, criteria=bundle.criteria, workers=workers, report=report,
-        )  # fmt: skip
-        return Store(bundle.study).path
-
-
-def run_command(args: argparse.Namespace) -> None:
-    """Train a bundle as its options say."""
-    path = run(args.directory, engine=engine_of(args), executor=args.executor, workers=args.workers)
-    print(f"{len(Store(path.stem, path.parent).load())} records in {path}; bring them back with: cptlib import {path}")
-
-
-def main(argv: list[str]) -> int:
-    """What a bundle's `run.py` calls, with its folder and then the options; it needs the packages of `NEEDED` alone."""
-    parser = argparse.ArgumentParser(
-        prog="run.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"Train the runs of this bundle; no network is needed.\n\n{EXECUTORS}",
-    )
-    add_options(parser)
-    warnings.showwarning = lambda message, *_: print(f"cptlib: warning: {message}", file=sys.stderr)
-    args = parser.parse_args(argv[1:], argparse.Namespace(directory=argv[0]))
-    try:
-        check_options(args)
-        run_command(args)
-    except CptError as error:
-        print(f"cptlib: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("cptlib: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0

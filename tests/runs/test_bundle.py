@@ -18,9 +18,11 @@ from runs_world import Here
 from cptlib.canonical import digest
 from cptlib.data import corpora
 from cptlib.data.corpora import hub_corpus
+from cptlib.data.pretrained import Pretrained
 from cptlib.errors import CptError
-from cptlib.runs import bundle
+from cptlib.runs import bundle, unbundle
 from cptlib.runs.imports import import_records
+from cptlib.runs.spec import ModelSpec
 from cptlib.runs.store import SCHEMA, Store, code_revision
 from cptlib.runs.sweep import sweep
 from cptlib.runs.train import Engine
@@ -38,14 +40,6 @@ def work_of(specs, **options):
     return bundle.gathered(lambda: sweep(specs, "demo", "smoke", engine=CPU, criteria={"demo.1": "abc"}, **options))
 
 
-@pytest.fixture
-def packed(family, tmp_path):
-    """A bundle of two continuations whose base is trained already."""
-    base, a, b = family
-    run([base, a])
-    return bundle.write(work_of([b]), tmp_path / "packed")
-
-
 def alone(directory: Path, absent: str = "") -> subprocess.CompletedProcess:
     """Run the bundle's script where there is neither network nor anything else that it does not name."""
     doors = directory.parent / "doors"
@@ -59,26 +53,31 @@ def alone(directory: Path, absent: str = "") -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_there_and_back_without_network(family, packed, tmp_path, monkeypatch):
+def test_there_and_back_without_network(family, pico, from_pico, tmp_path, monkeypatch):
     base, a, b = family
+    learner = from_pico(pico("llama"))
+    run([base, a])
+    packed = bundle.write(work_of([b, learner]), tmp_path / "packed")
+    kept = shutil.move(learner.start.files(), tmp_path / "elsewhere")  # the bundle has a copy
     moved = tmp_path / "other machine" / "bundle"
     moved.parent.mkdir()
     shutil.move(packed, moved)
     done = alone(moved)
     assert done.returncode == 0, done.stderr
-    assert "2 records in" in done.stdout and "1 runs to train" in done.stderr
+    assert "3 records in" in done.stdout and "2 runs to train" in done.stderr
     records = Store("demo", moved / "records").load()
-    assert set(records) == {base.id, b.id} and records[b.id].revision == code_revision()
+    assert set(records) == {base.id, b.id, learner.id} and records[b.id].revision == code_revision()
     assert records[b.id].criteria == '{"demo.1": "abc"}' and records[b.id].profile == "smoke"
     again = alone(moved)
     assert again.returncode == 0 and "to train" not in again.stderr
 
+    shutil.move(kept, tmp_path / "llama")
     here = import_records(moved, ["demo"], ["smoke"])
-    assert here.new == (b.id,) and here.present == 1
+    assert set(here.new) == {b.id, learner.id} and here.present == 1
     assert Store("demo").load()[b.id] == records[b.id]
     monkeypatch.setenv("CPTLIB_RECORDS", str(tmp_path / "undisturbed"))
-    trained = run([b])[b.id]
-    assert {n: getattr(trained, n) for n in MEASURED} == {n: getattr(records[b.id], n) for n in MEASURED}
+    for i, trained in run([b, learner]).items():
+        assert {n: getattr(trained, n) for n in MEASURED} == {n: getattr(records[i], n) for n in MEASURED}
 
 
 def test_a_missing_package_is_said_before_anything_starts(packed_once):
@@ -99,13 +98,29 @@ def test_nothing_to_train_is_no_bundle(family):
 
 
 def test_a_bundle_that_is_too_large_says_what_is(family, tmp_path):
-    with pytest.raises(CptError, match=r"would have .* MiB, 0 MiB are allowed; largest: the package .* MiB, .* tokens"):
+    said = r"would have .* MiB, 0 MiB are allowed; largest: the package .* tokens .*; too large even without the first"
+    with pytest.raises(CptError, match=said):
         bundle.write(work_of(family), tmp_path / "packed", limit=1000)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "mine").touch()
     with pytest.raises(CptError, match="packed is there already and not an empty folder"):
         bundle.write(work_of(family), tmp_path / "packed")
+
+
+def test_a_model_that_does_not_fit_says_what_would(pico, from_pico, tmp_path):
+    spec = from_pico(pico("llama"))
+    weights = spec.start.files() / "model.safetensors"
+    with open(weights, "ab") as file:
+        file.truncate(64 * 2**20)
+    large = Pretrained.folder(weights.parent)
+    spec = from_pico(large)
+    said = r"largest: pretrained model llama 64.* MiB, .*; of the first, 6.* MiB would fit, or all of it with --limit 6"
+    with pytest.raises(CptError, match=said):
+        bundle.write(work_of([spec]), tmp_path / "packed")
+    own_shape = spec.but(model=ModelSpec(16, 32), start=None)  # needs the tokenizer of the model and nothing else
+    packed = bundle.write(work_of([own_shape]), tmp_path / "packed")
+    assert unbundle.read(packed).specs == (own_shape,) and not list(packed.rglob("*.safetensors"))
 
 
 def manifest(directory: Path, **changes) -> None:
@@ -171,7 +186,7 @@ def test_a_spoilt_bundle_is_one_line(packed_once, tmp_path, how):
     directory = tmp_path / "spoilt"
     shutil.copytree(packed_once, directory)
     with pytest.raises(CptError, match=spoil(directory, how)):
-        bundle.read(directory)
+        unbundle.read(directory)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +208,7 @@ def packed_once(tmp_path_factory, world):
 def test_hub_and_local_corpora_survive_the_journey(cache):
     hub = hub_corpus("web", "owner/set", revision="0" * 40, limit=3)
     for corpus in (hub, corpora.corpus("plain")):
-        back = bundle.corpus_from_json(json.loads(json.dumps(bundle.corpus_json(corpus))))
+        back = unbundle.corpus_from_json(json.loads(json.dumps(bundle.corpus_json(corpus))))
         assert back == corpus and back.identity == corpus.identity and back.loader is corpus.loader
 
 

@@ -18,7 +18,7 @@ from runs_records import made
 from cptlib.errors import CptError
 from cptlib.laws import law
 from cptlib.laws.frames import read_columns, read_table
-from cptlib.runs import bundle, checkpoints
+from cptlib.runs import bundle, checkpoints, unbundle
 from cptlib.runs.imports import import_records
 from cptlib.runs.progress import last_event
 from cptlib.runs.spec import RunSpec
@@ -196,7 +196,7 @@ def test_junk_anywhere_in_a_manifest(folder, data, junk, fits):
             fits = False
     (folder / bundle.MANIFEST).write_text(json.dumps(value | ({} if fits else {"check": "0"})))
     with pytest.raises(CptError) as raised:  # its arrays are not there, whatever it says
-        bundle.read(folder)
+        unbundle.read(folder)
     one_line(raised.value)
 
 

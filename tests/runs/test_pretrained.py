@@ -13,11 +13,10 @@ from cptlib.data.mixture import Mixture
 from cptlib.data.pretrained import SMOLLM2, Encoder, Pretrained, PretrainedTokenizer
 from cptlib.data.tokens import TokenizerSpec, tokens, windows
 from cptlib.errors import CptError
-from cptlib.runs import bundle, checkpoints
+from cptlib.runs import checkpoints
 from cptlib.runs.models import count_parameters, training_flops_per_token
 from cptlib.runs.pretrained import export
 from cptlib.runs.spec import Evaluation, Lora, ModelSpec, PretrainedModel, RunSpec, Schedule
-from cptlib.runs.sweep import sweep
 from cptlib.runs.train import Engine, train
 
 CPU = Engine(device="cpu")
@@ -260,13 +259,6 @@ def test_a_model_that_cannot_be_used_is_one_clear_line(pico, from_pico, kind, ch
         train(from_pico(model, batch_tokens=128, tokens=1280, **spec), CPU)
     assert "\n" not in str(caught.value) and model.name in str(caught.value)
     assert not (folder / "__pycache__").exists()
-
-
-def test_a_bundle_does_not_carry_a_pretrained_model(pico, from_pico, tmp_path):
-    work = bundle.gathered(lambda: sweep([from_pico(pico("llama"))], "demo", "test", engine=CPU))
-    with pytest.raises(CptError, match="needs the pretrained model llama, which a bundle does not carry"):
-        bundle.write(work, tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
 
 
 def test_a_separator_that_the_tokenizer_lacks_is_named(pico):
