@@ -181,12 +181,9 @@ def single(width: int, steps: int, repeats: int, threads: int) -> dict:
 
 
 def _peak(threads: int) -> float:
-    import torch
-
     from cptlib.runs.train import matmul_peak
 
-    torch.set_num_threads(threads)
-    return matmul_peak("cpu")
+    return matmul_peak("cpu", threads)
 
 
 def sweep_of_small_runs(count: int, steps: int, repeats: int, cores: int) -> dict:

@@ -1,4 +1,4 @@
-"""One run of a sweep, as it travels to a worker on this machine or another, and what comes back."""
+"""Runs of a sweep, as they travel to a worker on this machine or another, and what comes back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import platform
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exception
 
 from filelock import FileLock, Timeout
 
@@ -16,11 +16,12 @@ from cptlib.data.corpora import Corpus, register
 from cptlib.errors import CptError
 from cptlib.files import cache_root
 from cptlib.runs import checkpoints
+from cptlib.runs.engine import Engine
 from cptlib.runs.memory import allocation_failed, explain
 from cptlib.runs.progress import RunLog
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store, code_revision, record
-from cptlib.runs.train import Engine, train
+from cptlib.runs.train import LossError, Result, train_together
 
 
 @dataclass(frozen=True)
@@ -95,61 +96,109 @@ def lease_path(cache: Path, lease: str) -> Path:
     return cache / "sweeps" / lease
 
 
-def run_job(job: Job) -> Outcome:
-    """Train one run in this process and append its record to the store: it is safe whatever happens to the sweep.
+def run_jobs(*jobs: Job) -> list[Outcome]:
+    """Train runs of one sweep in this process and append their records to the store: they are safe whatever happens.
 
-    A failure is returned, not raised: what a future raises is then always the loss of its worker.
+    Several are trained side by side. A failure is returned, not raised: what a future raises is then always the loss of
+    its worker.
     """
-    if cache_root().resolve() != Path(job.cache):
-        os.environ.setdefault("CPTLIB_CACHE", job.cache)
+    if cache_root().resolve() != Path(jobs[0].cache):
+        os.environ.setdefault("CPTLIB_CACHE", jobs[0].cache)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
-    spec = None
+    try:
+        _check_lease(jobs[0])
+        code_revision()  # now: a commit made while this process trains is not the code that it has loaded
+        for corpus in jobs[0].corpora:
+            register(corpus)
+        tasks = [_Task(job, RunSpec.from_json(json.loads(job.spec))) for job in jobs]
+    except Exception as error:  # noqa: BLE001 - as below
+        return [_failed(error)] * len(jobs)
     with contextlib.ExitStack() as stack:
+        for task in tasks:
+            try:
+                task.open(stack)
+            except Exception as error:  # noqa: BLE001 - one failed run must not stop the others; the sweep raises at its end
+                task.outcome = _failed(error)
+        _train([task for task in tasks if task.outcome is None])
+    return [task.outcome for task in tasks]
+
+
+def _failed(error: Exception) -> Outcome:
+    said = str(error) if isinstance(error, CptError) else (str(error).splitlines() or [""])[0]
+    return Outcome("failed", message=f"{type(error).__name__}: {said}")
+
+
+class _Task:
+    """A job in the hands of its worker."""
+
+    def __init__(self, job: Job, spec: RunSpec) -> None:
+        self.job, self.spec = job, spec
+        self.store = Store(job.study, Path(job.records))
+        self.outcome: Outcome | None = None
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Log and lock of the run, held until the stack is left; an outcome at once if there is nothing to train."""
+        self.log = stack.enter_context(RunLog.open(self.job.study, self.spec.id, self.job.lease))
+        if not _acquire(self.job, self.spec.id, stack):
+            self.outcome = Outcome("busy")
+            return
+        found = self.store.load().get(self.spec.id)
+        whole = not self.job.keep_weights or checkpoints.folder(self.spec.id, "final").exists()
+        if found is not None and found.checksum != self.job.known and whole:
+            self.outcome = Outcome("recorded", found)
+        elif self.job.fresh:
+            checkpoints.remove(checkpoints.folder(self.spec.id, "resume"))
+
+    def progress(self, step: int, loss: float) -> None:
+        if self.log.step(step, self.spec.steps, loss, self.spec.batch_tokens):
+            _check_lease(self.job)
+
+    def take(self, result: Result | LossError) -> None:
+        """Record what training gave."""
+        if isinstance(result, LossError):
+            self.fail(result)
+            return
+        made = record(result, self.job.study, self.job.profile, self.job.criteria)
         try:
-            _check_lease(job)
-            code_revision()  # now: a commit made while this process trains is not the code that it has loaded
-            for corpus in job.corpora:
-                register(corpus)
-            spec = RunSpec.from_json(json.loads(job.spec))
-            log = stack.enter_context(RunLog.open(job.study, spec.id, job.lease))
-            if not _acquire(job, spec.id, stack):
-                return Outcome("busy")
-            return _train(job, spec, log)
-        except CptError as error:
-            return Outcome("failed", message=f"{type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - one failed run must not stop the others; the sweep raises at its end
-            if spec is not None and allocation_failed(error):
-                return Outcome("failed", message=f"OutOfMemory: {explain(spec, job.engine, error)}")
-            line = (str(error).splitlines() or [""])[0]
-            return Outcome("failed", message=f"{type(error).__name__}: {line}")
+            self.store.append(made)
+        except CptError as error:  # the sweep tries once more, on its own machine
+            self.log.write("not stored", error=str(error))
+            self.outcome = Outcome("trained", made, str(error))
+            return
+        self.log.write("end", seconds=made.seconds, tokens_per_second=made.tokens_per_second)
+        self.outcome = Outcome("trained", made)
+
+    def fail(self, error: BaseException) -> None:
+        self.log.write("failed", error=f"{type(error).__name__}: {error}", traceback="".join(format_exception(error)))
+        self.outcome = _failed(error)
 
 
-def _train(job: Job, spec: RunSpec, log: RunLog) -> Outcome:
-    store = Store(job.study, Path(job.records))
-    found = store.load().get(spec.id)
-    whole = not job.keep_weights or checkpoints.folder(spec.id, "final").exists()
-    if found is not None and found.checksum != job.known and whole:
-        return Outcome("recorded", found)
-    if job.fresh:
-        checkpoints.remove(checkpoints.folder(spec.id, "resume"))
-
-    def progress(step: int, loss: float) -> None:
-        if log.step(step, spec.steps, loss, spec.batch_tokens):
-            _check_lease(job)
-
-    log.write("begin", spec=json.loads(job.spec), host=platform.node(), pid=os.getpid())
+def _train(tasks: list[_Task]) -> None:
+    if not tasks:
+        return
+    for task in tasks:
+        task.log.write("begin", spec=json.loads(task.job.spec), host=platform.node(), pid=os.getpid())
+    specs, keep = [task.spec for task in tasks], [task.job.keep_weights for task in tasks]
+    engine = tasks[0].job.engine
     try:
-        made = record(train(spec, job.engine, job.keep_weights, progress), job.study, job.profile, job.criteria)
+        results = train_together(specs, engine, keep, [task.progress for task in tasks])
     except BaseException as error:
-        log.write("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
-        raise
-    try:
-        store.append(made)
-    except CptError as error:  # the sweep tries once more, on its own machine
-        log.write("not stored", error=str(error))
-        return Outcome("trained", made, str(error))
-    log.write("end", seconds=made.seconds, tokens_per_second=made.tokens_per_second)
-    return Outcome("trained", made)
+        for task in tasks:
+            task.fail(error)
+        if not isinstance(error, Exception):
+            raise
+        if allocation_failed(error):
+            if len(tasks) > 1:  # one after the other they may fit
+                for task in tasks:
+                    _train([task])
+                return
+            tasks[0].outcome = Outcome("failed", message=f"OutOfMemory: {explain(specs[0], engine, error)}")
+        return
+    for task, result in zip(tasks, results, strict=True):
+        try:
+            task.take(result)
+        except Exception as error:  # noqa: BLE001 - as above
+            task.fail(error)
 
 
 def _check_lease(job: Job) -> None:

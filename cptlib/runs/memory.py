@@ -7,9 +7,9 @@ import ctypes
 import traceback
 from pathlib import Path
 
+from cptlib.runs.engine import Engine
 from cptlib.runs.models import Shape, count_parameters
 from cptlib.runs.spec import RunSpec
-from cptlib.runs.train import Engine
 
 GIB = 2**30
 PER_PARAMETER = 16
@@ -34,8 +34,7 @@ def sequence_bytes(spec: RunSpec) -> int:
 
 def at_once(spec: RunSpec, engine: Engine) -> int:
     """Sequences that go through the model together."""
-    batch = spec.batch_tokens // spec.model.context
-    return min(engine.micro_batch or batch, batch)
+    return engine.at_once(spec, spec.batch_tokens // spec.model.context)
 
 
 def needed_bytes(spec: RunSpec, engine: Engine) -> int:

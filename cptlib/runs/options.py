@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cptlib.errors import CptError
 
 if TYPE_CHECKING:
-    from cptlib.runs.train import Engine
+    from cptlib.runs.engine import Engine
 
 EXECUTORS = """\
 executors:
@@ -31,6 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sequences at a time, where memory does not hold a whole batch",
     )
+    parser.add_argument(
+        "--stack", type=int, default=1, metavar="N", help="runs of equal shape trained side by side, to fill a GPU"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
 
 
@@ -41,13 +44,13 @@ def check_options(args: argparse.Namespace) -> None:
     ------
     CptError
     """
-    for name, least in (("workers", 1), ("threads", 1), ("micro_batch", 0)):
+    for name, least in (("workers", 1), ("threads", 1), ("micro_batch", 0), ("stack", 1)):
         if (value := getattr(args, name)) is not None and value < least:
             raise CptError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
 
 
 def engine_of(args: argparse.Namespace) -> Engine:
     """The engine that the options name."""
-    from cptlib.runs.train import Engine
+    from cptlib.runs.engine import Engine
 
-    return Engine(threads=args.threads, compiled=args.compile, micro_batch=args.micro_batch)
+    return Engine(threads=args.threads, compiled=args.compile, micro_batch=args.micro_batch, stack=args.stack)

@@ -18,13 +18,13 @@ from cptlib.data.corpora import corpora as registered
 from cptlib.errors import CptError
 from cptlib.files import cache_root, records_root
 from cptlib.runs import checkpoints
+from cptlib.runs.engine import Engine
 from cptlib.runs.executors import Place, opened
-from cptlib.runs.job import Job, Outcome, lease_path, run_job
+from cptlib.runs.job import Job, Outcome, lease_path, run_jobs
 from cptlib.runs.memory import GIB, needed_bytes
 from cptlib.runs.progress import Progress, progress
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
-from cptlib.runs.train import Engine
 
 ATTEMPTS = 3
 """How often a run is begun when its worker is lost; it goes on from its last checkpoint."""
@@ -183,9 +183,7 @@ def sweep(
     return {s.id: found[s.id] for s in specs}
 
 
-def _train(
-    work: Work, executor: Executor | Place, workers: int | None, report: Callable[[str], None] | None
-) -> None:
+def _train(work: Work, executor: Executor | Place, workers: int | None, report: Callable[[str], None] | None) -> None:
     with _lease() as (name, folder), contextlib.ExitStack() as stack:
         shown = progress(f"{work.study}/{work.profile}", work.study, name, list(work.pending), report)
         stack.callback(shown.close)
@@ -267,7 +265,7 @@ class _Drive:
             for spec in work.pending
         }  # fmt: skip
         self.waiting = {spec.id: spec for spec in work.pending}
-        self.running: dict[Future, RunSpec] = {}
+        self.running: dict[Future, tuple[RunSpec, ...]] = {}
         self.begun = dict.fromkeys(self.waiting, 0)
         self.made: dict[str, Record] = {}
         self.failures: dict[str, str] = {}
@@ -280,10 +278,11 @@ class _Drive:
             done = wait(self.running, self.shown.interval, FIRST_COMPLETED).done
             for future in [one for one in self.running if one in done]:  # in the order in which they were submitted
                 self._take(self.running.pop(future), future)
-            self.shown.show(list(self.running.values()))
+            self.shown.show([spec for specs in self.running.values() for spec in specs])
 
     def _submit(self) -> None:
-        under_way = {spec.id for spec in self.running.values()}
+        under_way = {spec.id for specs in self.running.values() for spec in specs}
+        ready = []
         for spec in list(self.waiting.values()):
             start = spec.continues.id if spec.continues else None
             if start in self.failures:
@@ -294,17 +293,38 @@ class _Drive:
             elif start not in self.waiting and start not in under_way:
                 del self.waiting[spec.id]
                 under_way.add(spec.id)
-                try:
-                    self.running[self.executor.submit(run_job, self.jobs[spec.id])] = spec
-                except Exception as error:  # noqa: BLE001 - a broken pool, a scheduler that is gone: by kind of executor
+                ready.append(spec)
+        for specs in self._groups(ready):
+            try:
+                self.running[self.executor.submit(run_jobs, *(self.jobs[spec.id] for spec in specs))] = specs
+            except Exception as error:  # noqa: BLE001 - a broken pool, a scheduler that is gone: by kind of executor
+                for spec in specs:
                     self._lost(spec, error)
 
-    def _take(self, spec: RunSpec, future: Future) -> None:
+    def _groups(self, ready: list[RunSpec]) -> list[tuple[RunSpec, ...]]:
+        """Runs to be trained side by side, each group where its first run stood.
+
+        What lost its worker goes alone, and so does what waits for another sweep: while it waits it must hold no lock.
+        """
+        engine, kinds = self.work.engine, {}
+        for spec in ready:
+            alone = engine.stack == 1 or self.begun[spec.id] > 0 or self.jobs[spec.id].wait
+            alone = alone or (kind := engine.together(spec)) is None
+            kinds.setdefault(spec.id if alone else kind, []).append(spec)
+        size = engine.stack
+        return [tuple(specs[a : a + size]) for specs in kinds.values() for a in range(0, len(specs), size)]
+
+    def _take(self, specs: tuple[RunSpec, ...], future: Future) -> None:
         try:
-            outcome: Outcome = future.result()
+            outcomes: list[Outcome] = future.result()
         except Exception as error:  # noqa: BLE001 - a failure of the run itself is returned: this is its worker's
-            self._lost(spec, error)
+            for spec in specs:
+                self._lost(spec, error)
             return
+        for spec, outcome in zip(specs, outcomes, strict=True):
+            self._settle(spec, outcome)
+
+    def _settle(self, spec: RunSpec, outcome: Outcome) -> None:
         if outcome.kind == "busy":
             self.shown.say(f"{spec.id} is being trained by another sweep; the others first")
             self.jobs[spec.id] = replace(self.jobs[spec.id], wait=True)

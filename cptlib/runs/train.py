@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,54 +14,15 @@ import numpy as np
 from cptlib.data.mixture import Plan, plan
 from cptlib.data.tokens import ValidationSample, tokens, validation_windows
 from cptlib.errors import CptError
-from cptlib.runs import checkpoints, devices, weights
-from cptlib.runs.evaluate import loss_of
+from cptlib.runs import checkpoints
+from cptlib.runs.engine import Engine
 from cptlib.runs.models import training_flops_per_token
 from cptlib.runs.objective import Objective
 from cptlib.runs.schedule import curve
 from cptlib.runs.spec import RunSpec
 
-
-@dataclass(frozen=True)
-class Engine:
-    """How to compute, not what: none of this is part of a run's identity.
-
-    Attributes
-    ----------
-    device : str
-        "cpu", "cuda", ...; "auto" takes a GPU where there is one.
-    threads : int
-        CPU threads. Results are bit-identical at equal thread counts only.
-    compiled : bool
-        Use `torch.compile` (needs a C++ compiler; eager, with a note, where there is none).
-    checkpoint_seconds : float
-        Time between checkpoints of an unfinished run.
-    micro_batch : int
-        Sequences at a time: gradients of a step are accumulated over micro-batches, so that a batch larger than memory
-        gives the same step within rounding. 0 takes the whole batch at once.
-    activation_checkpointing : bool
-        Keep the activations between layers only, and compute those within a layer again on the way back: about a third
-        more time for a fraction of the memory.
-    parallel : bool
-        This process is one of several that share the run; see `cptlib.runs.devices`.
-    """
-
-    device: str = "auto"
-    threads: int = 1
-    compiled: bool = False
-    checkpoint_seconds: float = 60.0
-    micro_batch: int = 0
-    activation_checkpointing: bool = False
-    parallel: bool = False
-
-    def __post_init__(self) -> None:
-        if self.micro_batch < 0:
-            raise CptError(f"engine: micro_batch must not be negative, not {self.micro_batch}")
-
-    def resolved_device(self) -> str:
-        import torch
-
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+ALONE = Engine()
+LAYOUT = 2  # of resumable checkpoints: another version's is not gone on from
 
 
 @dataclass
@@ -115,7 +76,7 @@ class LossError(CptError):
 
 def train(
     spec: RunSpec,
-    engine: Engine = Engine(),
+    engine: Engine = ALONE,
     keep_weights: bool = False,
     progress: Callable[[int, float], None] | None = None,
 ) -> Result:
@@ -141,8 +102,60 @@ def train(
     CptError
         Corpora cannot be had, or the start's weights are not here.
     """
-    with _arithmetic(engine):
-        return _train(spec, engine, keep_weights, progress)
+    (result,) = train_together([spec], engine, [keep_weights], [progress])
+    if isinstance(result, LossError):
+        raise result
+    return result
+
+
+def train_together(
+    specs: Sequence[RunSpec],
+    engine: Engine = ALONE,
+    keep_weights: Sequence[bool] = (),
+    progress: Sequence[Callable[[int, float], None] | None] = (),
+) -> list[Result | LossError]:
+    """Train runs side by side, each as `train` does: their tensors are stacked, and every operation acts on all.
+
+    A run's losses are those of the run alone within rounding. Runs that were interrupted at different steps are trained
+    in turn.
+
+    Parameters
+    ----------
+    specs : sequence of RunSpec
+        More than one only if `Engine.together` is the same for all.
+    engine : Engine
+    keep_weights : sequence of bool, optional
+    progress : sequence of callables, optional
+
+    Returns
+    -------
+    list of Result or LossError
+        The error of a run whose loss became NaN or infinite; the others go on.
+
+    Raises
+    ------
+    CptError
+        As `train`; or the runs cannot be trained together.
+    """
+    if len(specs) > 1 and (len(kinds := {engine.together(spec) for spec in specs}) > 1 or None in kinds):
+        raise CptError("runs trained together must be of the ladder, of equal shape, length, evaluation and optimizer")
+    keep, shown = list(keep_weights) or [False] * len(specs), list(progress) or [None] * len(specs)
+    saved = [_saved(spec) for spec in specs]
+    made: dict[int, Result | LossError] = {}
+    for step in sorted({state["step"] for _, state in saved}, reverse=True):
+        at = [k for k, (_, state) in enumerate(saved) if state["step"] == step]
+        with _arithmetic(engine):
+            runs = [_Run(specs[k], keep[k], shown[k], *saved[k]) for k in at]
+            made |= dict(zip(at, _train(runs, engine), strict=True))
+    return [made[k] for k in range(len(specs))]
+
+
+def _saved(spec: RunSpec) -> tuple[dict, dict]:
+    """Tensors and state of an interrupted run, or those of one that has not begun."""
+    found = checkpoints.load(checkpoints.folder(spec.id, "resume"))
+    if found is None or found[1].get("layout") != LAYOUT:
+        return {}, {"step": 0, "curves": {}}
+    return found
 
 
 @contextlib.contextmanager
@@ -160,105 +173,123 @@ def _arithmetic(engine: Engine):
         torch.set_num_threads(threads)
 
 
-def _train(spec: RunSpec, engine: Engine, keep_weights: bool, progress: Callable[[int, float], None] | None) -> Result:
-    import torch
+class _Run:
+    """One of the runs that are trained together: its data, its curves, and whether it failed."""
 
-    _keep_freed_memory()
-    batch = spec.batch_tokens // spec.model.context
-    group = devices.group(engine.parallel, engine.resolved_device(), batch)
-    device = group.device(engine.resolved_device())
-    data = _Data.of(spec)
-    saved = checkpoints.load(resume := checkpoints.folder(spec.id, "resume"))
-    model = weights.begin(spec, resumed=saved is not None).to(device).train()
-    if engine.activation_checkpointing:
-        checkpoint_activations(model)
-    optimizer = _adamw(model, spec)
-    curves, step = Curves(), 0
-    if saved is not None:
-        step, curves = _restore(saved, model, optimizer, spec)
-    data.objective.check(model, device)
-    loss_sum = torch.compile(data.objective.loss_sum) if engine.compiled else data.objective.loss_sum
-    shared, rates = group.shared(model), curve(spec.schedule, spec.steps)
-    at_once = min(engine.micro_batch or batch, batch)
-    evaluation_steps = set(spec.evaluation_steps)
-    clock, saved_at = time.perf_counter(), time.perf_counter()
+    def __init__(self, spec: RunSpec, keep_weights: bool, progress, tensors: dict, state: dict) -> None:
+        self.spec, self.keep_weights, self.progress = spec, keep_weights, progress
+        self.tensors, self.begun = tensors, state["step"]
+        self.curves = Curves(**state["curves"])
+        self.data = _Data.of(spec)
+        self.rates = curve(spec.schedule, spec.steps)
+        self.resume = checkpoints.folder(spec.id, "resume")
+        self.failure: LossError | None = None
 
-    def evaluate_now() -> None:
-        nonlocal clock
-        curves.seconds += time.perf_counter() - clock
-        for corpus, sample in data.validation.items():
-            inputs, targets, count = data.examples(corpus)
-            part = loss_of(loss_sum, model, *group.share(inputs, targets), at_once, device)
-            loss = group.total(part) / count
-            _finite(loss, spec, step, f"validation loss on {corpus.split(':')[0]}")
-            curves.evaluations.append(
+    def state(self, step: int) -> dict:
+        return {"layout": LAYOUT, "step": step, "curves": vars(self.curves)}
+
+    def evaluated(self, step: int, corpus: str, sample: ValidationSample, loss: float) -> None:
+        if self._finite(loss, step, f"validation loss on {corpus.split(':')[0]}"):
+            self.curves.evaluations.append(
                 {
                     "step": step,
-                    "tokens": step * spec.batch_tokens,
+                    "tokens": step * self.spec.batch_tokens,
                     "corpus": corpus,
                     "loss": loss,
                     "bpb": sample.bits_per_byte(loss),
                 }
             )
+
+    def stepped(self, step: int, loss: float, norm: float) -> None:
+        if not (self._finite(loss, step, "training loss") and self._finite(norm, step, "gradient norm")):
+            return
+        self.curves.lr.append(float(self.rates[step - 1]))
+        self.curves.train_loss.append(loss)
+        self.curves.grad_norm.append(norm)
+        if self.progress is not None:
+            self.progress(step, loss)
+
+    def _finite(self, value: float, step: int, what: str) -> bool:
+        if self.failure is None and not np.isfinite(value):
+            self.failure = LossError(
+                f"run {self.spec.id}: {what} is {value} at step {step} of {self.spec.steps} "
+                f"(peak learning rate {self.spec.schedule.peak:g}); no record was made"
+            )
+        return self.failure is None
+
+
+def _train(runs: list[_Run], engine: Engine) -> list[Result | LossError]:
+    from cptlib.runs.learners import learner
+
+    _keep_freed_memory()
+    first, step = runs[0].spec, runs[0].begun
+    batch = first.batch_tokens // first.model.context
+    made = learner([run.spec for run in runs], engine, runs[0].data.objective, resumed=step > 0)
+    for k, run in enumerate(runs):
+        if step > 0:
+            made.restore(k, run.tensors)
+        run.tensors = {}
+    evaluation_steps = set(first.evaluation_steps)
+    clock = saved_at = time.perf_counter()
+
+    def stop_clock() -> None:
+        """Each run has its share of the time."""
+        nonlocal clock
+        for run in runs:
+            run.curves.seconds += (time.perf_counter() - clock) / len(runs)
         clock = time.perf_counter()
 
-    if step == 0 and not curves.evaluations:
+    def evaluate_now() -> None:
+        nonlocal clock
+        stop_clock()
+        for corpus, sample in runs[0].data.validation.items():
+            inputs, targets, count = runs[0].data.examples(corpus)
+            for run, loss in zip(runs, made.losses(inputs, targets) / count, strict=True):
+                run.evaluated(step, corpus, sample, float(loss))
+        clock = time.perf_counter()
+
+    if step == 0:
         evaluate_now()
-    while step < spec.steps:
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = float(rates[step])
-        inputs, targets, count = data.batch(step, batch)
-        inputs, targets = group.share(inputs, targets)
-        loss = torch.zeros((), device=device)
-        for first in range(0, len(inputs), at_once):
-            x_BT = torch.from_numpy(inputs[first : first + at_once]).to(device)
-            y_BT = torch.from_numpy(targets[first : first + at_once]).to(device)
-            part = loss_sum(shared, x_BT, y_BT) / count
-            group.backward(shared, part, last=first + at_once >= len(inputs))
-            loss += part.detach()
-        loss = group.total(loss)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    while step < first.steps and not all(run.failure for run in runs):
+        inputs, targets, counts = zip(*(run.data.batch(step, batch) for run in runs), strict=True)
+        rates = np.array([run.rates[step] for run in runs])
+        losses, norms = made.step(np.stack(inputs), np.stack(targets), np.array(counts), rates)
         step += 1
-        curves.lr.append(float(rates[step - 1]))
-        curves.train_loss.append(_finite(float(loss), spec, step, "training loss"))
-        curves.grad_norm.append(_finite(float(norm), spec, step, "gradient norm"))
-        if progress is not None:
-            progress(step, curves.train_loss[-1])
+        for run, loss, norm in zip(runs, losses, norms, strict=True):
+            run.stepped(step, float(loss), float(norm))
         if step in evaluation_steps:
             evaluate_now()
         due = time.perf_counter() - saved_at > engine.checkpoint_seconds
-        if step < spec.steps and due and group.main:
-            curves.seconds += time.perf_counter() - clock
-            _save(resume, model, optimizer, step, curves, spec)
+        if step < first.steps and due and made.main:
+            stop_clock()
+            for k, run in enumerate(runs):
+                if run.failure is None:
+                    checkpoints.save(run.resume, made.state(k), run.state(step))
             clock = saved_at = time.perf_counter()
-    trainable = None if spec.lora is None else sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if group.main:
-        if keep_weights:
-            weights.save_final(model, spec)
-        checkpoints.remove(resume)
-    group.wait()
-    return Result(
-        spec,
-        curves,
-        data.plan.counts,
-        data.plan.epochs,
-        tuple(data.plan.repeats),
-        device,
-        engine.threads,
-        engine.compiled,
-        matmul_peak(device) * group.world,
-        trainable,
-        group.main,
-    )
-
-
-def checkpoint_activations(model) -> None:
-    """Let a model keep only what lies between its layers for the way back."""
-    # the second is its older name; both take the options of torch.utils.checkpoint first
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    if made.main:
+        for k, run in enumerate(runs):
+            if run.keep_weights and run.failure is None:
+                made.save_final(k)
+            checkpoints.remove(run.resume)
+    made.close()
+    peak = matmul_peak(made.device, engine.threads) * made.world
+    return [
+        run.failure
+        or Result(
+            run.spec,
+            run.curves,
+            run.data.plan.counts,
+            run.data.plan.epochs,
+            tuple(run.data.plan.repeats),
+            made.device,
+            engine.threads,
+            engine.compiled,
+            peak,
+            made.trainable,
+            made.main,
+        )
+        for run in runs
+    ]
 
 
 @dataclass(frozen=True)
@@ -300,55 +331,15 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def _adamw(model, spec: RunSpec):
-    import torch
-
-    learning = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in learning if p.ndim >= 2]
-    vectors = [p for p in learning if p.ndim < 2]
-    o = spec.optimizer
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.schedule.peak, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
-
-
-def _finite(value: float, spec: RunSpec, step: int, what: str) -> float:
-    if not np.isfinite(value):
-        raise LossError(
-            f"run {spec.id}: {what} is {value} at step {step} of {spec.steps} "
-            f"(peak learning rate {spec.schedule.peak:g}); no record was made"
-        )
-    return value
-
-
-def _save(path, model, optimizer, step: int, curves: Curves, spec: RunSpec) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in weights.learning(model, spec).items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-    checkpoints.save(path, tensors, {"step": step, "curves": vars(curves)})
-
-
-def _restore(saved: tuple[dict, dict], model, optimizer, spec: RunSpec) -> tuple[int, Curves]:
-    tensors, state = saved
-    learnt = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    weights.load(model, learnt, partial=spec.lora is not None)
-    moments: dict[int, dict] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    return state["step"], Curves(**state["curves"])
-
-
 _PEAKS: dict[tuple[str, int], float] = {}
 
 
-def matmul_peak(device: str) -> float:
+def matmul_peak(device: str, threads: int) -> float:
     """Floating-point operations per second of a 1024-square float32 matrix product, measured once a process."""
     import torch
 
-    key = (device, torch.get_num_threads())
-    if key not in _PEAKS:
+    if (device, threads) not in _PEAKS:
+        torch.set_num_threads(threads)
         # a generator of its own: another thread may be drawing initial weights from the global one
         a = torch.randn(1024, 1024, device=device, generator=torch.Generator(device).manual_seed(0))
         best = np.inf
@@ -359,5 +350,5 @@ def matmul_peak(device: str) -> float:
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - begun)
-        _PEAKS[key] = 4 * 2 * 1024**3 / best
-    return _PEAKS[key]
+        _PEAKS[device, threads] = 4 * 2 * 1024**3 / best
+    return _PEAKS[device, threads]

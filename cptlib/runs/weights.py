@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cptlib.errors import CptError
@@ -32,12 +33,18 @@ def learning(model, spec: RunSpec) -> dict:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def check_names(needed: Iterable[str], found: Iterable[str]) -> None:
+    """Raise if a checkpoint lacks tensors of the model, or has others."""
+    if (missing := set(needed) - set(found)) or (extra := set(found) - set(needed)):
+        extra = set(found) - set(needed)
+        raise CptError(f"checkpoint does not fit the model: missing {sorted(missing)}, not expected {sorted(extra)}")
+
+
 def load(model, weights: dict, partial: bool = False) -> None:
     """Load tensors in place; they must be all that `whole` gives, unless some of them are enough."""
-    needed = set() if partial else set(whole(model))
-    absent, extra = model.load_state_dict(weights, strict=False)
-    if (missing := needed & set(absent)) or extra:
-        raise CptError(f"checkpoint does not fit the model: missing {sorted(missing)}, not expected {sorted(extra)}")
+    own = whole(model)
+    check_names(own.keys() & weights.keys() if partial else own, weights)
+    model.load_state_dict(weights, strict=False)
     model.tie_weights()
 
 
@@ -59,6 +66,15 @@ def final_model(run: RunSpec) -> PreTrainedModel:
     return model
 
 
+def beginning(spec: RunSpec) -> dict:
+    """The tensors of a ladder run at its first step."""
+    from cptlib.runs import ladder
+
+    if spec.continues is not None:
+        return final(spec.continues)
+    return ladder.initial(spec.model, spec.tokenizer.vocab_size, spec.seed)
+
+
 def begin(spec: RunSpec, resumed: bool) -> PreTrainedModel:
     """The model at a run's first step, its adapters attached; what a checkpoint will bring is not loaded first."""
     model = initial(spec)
@@ -67,11 +83,16 @@ def begin(spec: RunSpec, resumed: bool) -> PreTrainedModel:
     return model if spec.lora is None else lora.attach(model, spec.lora, spec.seed)
 
 
-def save_final(model, spec: RunSpec) -> None:
-    """Keep what others continue from: the whole model, and beside it the adapters before they are merged in."""
+def save_final(tensors: dict, spec: RunSpec) -> None:
+    """Keep the tensors that others continue from."""
+    checkpoints.save(checkpoints.folder(spec.id, "final"), tensors, {"run": spec.id})
+
+
+def to_keep(model, spec: RunSpec) -> dict:
+    """The tensors of a whole model that others continue from; adapters are kept beside it, then merged in."""
     if spec.lora is not None:
         from dataclasses import asdict
 
         checkpoints.save(checkpoints.folder(spec.id, "adapters"), lora.adapters(model), {"lora": asdict(spec.lora)})
         model = lora.merged(model)
-    checkpoints.save(checkpoints.folder(spec.id, "final"), whole(model), {"run": spec.id})
+    return whole(model)

@@ -21,7 +21,7 @@ from cptlib.errors import CptError
 from cptlib.runs import executors
 from cptlib.runs.batch import BatchJobs
 from cptlib.runs.executors import LocalProcesses, Place, place
-from cptlib.runs.job import run_job
+from cptlib.runs.job import run_jobs
 from cptlib.runs.store import Store
 from cptlib.runs.sweep import ATTEMPTS, SweepError, sweep, training_at
 from cptlib.runs.train import Engine
@@ -127,7 +127,7 @@ def test_a_worker_that_does_not_share_the_cache_says_so(tiny, tmp_path, monkeypa
     with pytest.raises(SweepError, match=r"Stopped: .* does not see .*my own/sweeps/.*: the sweep has been stop"):
         sweep([spec], "demo", "test", engine=CPU, executor=Elsewhere(), report=str)
     assert Store("demo").load() == {}
-    assert run_job(jobs[0]).message.startswith("Stopped: ")  # over, also for a worker that shares its cache
+    assert run_jobs(jobs[0])[0].message.startswith("Stopped: ")  # over, also for a worker that shares its cache
 
 
 def test_a_worker_with_a_folder_of_its_own_for_records_loses_none(tiny, tmp_path):

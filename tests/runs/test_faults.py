@@ -210,8 +210,9 @@ def test_a_read_only_cache_answers_from_records_and_refuses_to_train(family, dis
 def test_out_of_memory_names_the_micro_batch_that_fits(tiny, world, cache):
     batch = 2**13 * 32
     spec = tiny(tokens=batch, batch_tokens=batch, evaluation=tiny().evaluation.__class__(("plain",), 256))
-    room = needed_bytes(spec, CPU) // 3
-    process = start(world, cache, [spec], limit_memory, room)
+    whole = Engine(device="cpu", micro_batch=batch // 32)
+    room = needed_bytes(spec, whole) // 3
+    process = start(world, cache, [spec], limit_memory, room, engine=whole)
     process.join(300)
     said = (cache / "said").read_text()
     assert process.exitcode == 2 and f"first {spec.id}: OutOfMemory: run {spec.id} does not fit into the memory" in said

@@ -8,11 +8,12 @@ from runs_world import BATCH
 
 from cptlib.data.pretrained import PretrainedTokenizer
 from cptlib.errors import CptError
+from cptlib.runs.learners import checkpoint_activations
 from cptlib.runs.models import build
 from cptlib.runs.objective import IGNORED, Objective, positions
 from cptlib.runs.pretrained import built
 from cptlib.runs.spec import Evaluation, ModelSpec, PretrainedModel
-from cptlib.runs.train import Engine, checkpoint_activations, train
+from cptlib.runs.train import Engine, train
 
 CPU = Engine(device="cpu")
 END = 0
@@ -150,5 +151,5 @@ def test_activation_checkpointing_keeps_less(tiny):
 
 
 def test_a_negative_micro_batch_is_named():
-    with pytest.raises(CptError, match="micro_batch must not be negative"):
+    with pytest.raises(CptError, match="micro_batch must be at least 0, not -1"):
         Engine(micro_batch=-1)

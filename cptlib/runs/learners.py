@@ -1,0 +1,334 @@
+"""What takes a training step: the ladder's models, one or several side by side, or one model of `transformers`."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cptlib.runs import devices, ladder, weights
+from cptlib.runs.objective import Objective
+from cptlib.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    from cptlib.runs.engine import Engine
+
+# of runs side by side: each parameter is a strided block of one vector, and so is its gradient
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+
+COMPILED_SHAPES = 64  # shapes of models and batches for which one process may compile
+
+
+class Learner(ABC):
+    """K runs that take their steps together. Values of them are arrays of K; one batch of each is (K, B, T).
+
+    Attributes
+    ----------
+    device : str
+    world : int
+        Processes that share the run.
+    main : bool
+        This process keeps what the runs leave.
+    trainable : int or None
+        Parameters that learn, where they are not all.
+    """
+
+    device: str
+    world = 1
+    main = True
+    trainable: int | None = None
+
+    @abstractmethod
+    def step(
+        self, inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, rates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One optimizer step: mean losses before it (nats per token), and norms of their gradients.
+
+        Parameters
+        ----------
+        inputs, targets : ndarray of int64, (K, B, T)
+        counts : ndarray, (K,)
+            Targets of the batch that are predicted.
+        rates : ndarray, (K,)
+            Learning rates.
+        """
+
+    @abstractmethod
+    def losses(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Summed cross-entropies over the same sequences (n, T) for all runs; (K,), nats."""
+
+    @abstractmethod
+    def state(self, k: int) -> dict[str, torch.Tensor]:
+        """Weights that learn and moments of the optimizer of run k, from which it can be resumed."""
+
+    @abstractmethod
+    def restore(self, k: int, tensors: dict[str, torch.Tensor]) -> None:
+        """The opposite of `state`."""
+
+    @abstractmethod
+    def save_final(self, k: int) -> None:
+        """Keep the weights of run k for others to continue."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End of the runs: wait for the processes that share them, let threads go."""
+
+
+def learner(specs: Sequence[RunSpec], engine: Engine, objective: Objective, resumed: bool) -> Learner:
+    """The learner of runs whose shapes and batches are equal.
+
+    Parameters
+    ----------
+    specs : sequence of RunSpec
+        More than one only where `Engine.together` is the same for all.
+    engine : Engine
+    objective : Objective
+        Of the first run.
+    resumed : bool
+        A checkpoint will bring weights: initial ones need not be made.
+    """
+    if engine.side_by_side(specs[0]):
+        return LadderRuns(specs, engine, resumed)
+    (spec,) = specs
+    return OneModel(spec, engine, objective, resumed)
+
+
+class LadderRuns(Learner):
+    """Runs of the ladder side by side, by `cptlib.runs.ladder`.
+
+    On a CPU, a batch goes through the models in parts small enough for what they leave to stay in a core's cache, and
+    every thread takes parts of its own: at these sizes threads that share one operation wait for each other most of
+    the time. Weights, and gradients, of each run lie in one vector, its matrices first.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], engine: Engine, resumed: bool) -> None:
+        first = specs[0]
+        self.specs, self.engine, self.device = specs, engine, engine.resolved_device()
+        cpu = self.device.startswith("cpu")
+        self.threads = engine.threads if cpu else 1
+        if cpu:
+            torch.set_num_threads(1)
+        shapes = ladder.shapes(first.model, first.tokenizer.vocab_size)
+        self._shapes = dict(sorted(shapes.items(), key=lambda item: len(item[1]), reverse=True))
+        sizes = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
+        matrices = sum(sizes[name] for name, shape in self._shapes.items() if len(shape) == 2)
+        self._flat = torch.zeros(len(specs), sum(sizes.values()), device=self.device)
+        if not resumed:
+            for k, spec in enumerate(specs):
+                self._load(k, weights.beginning(spec))
+        # every thread has gradients of its own, of weights that all share
+        self._gradients = [torch.zeros_like(self._flat) for _ in range(self.threads)]
+        self._replicas = [self._leaves(gradient) for gradient in self._gradients]
+        self._optimizers = [
+            _adamw(*(_leaf(self._flat[k, part], self._gradients[0][k, part]) for part in _halves(matrices)), spec=spec)
+            for k, spec in enumerate(specs)
+        ]
+        self._pool = ThreadPoolExecutor(self.threads, initializer=_settle_thread) if self.threads > 1 else None
+        self._fused = not engine.compiled
+        self._loss_sum = _compiled_ladder() if engine.compiled else ladder.loss_sum
+
+    def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Named parts of vectors (K, P); of one run, without the axis."""
+        lead = flat.shape[:-1] if len(flat) > 1 else ()
+        parts = flat.split([int(np.prod(shape)) for shape in self._shapes.values()], dim=-1)
+        return {n: part.view(*lead, *shape) for (n, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+    def _leaves(self, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
+        gradients = self._views(gradient)
+        return {name: _leaf(weight, gradients[name]) for name, weight in self._views(self._flat).items()}
+
+    def _load(self, k: int, tensors: dict[str, torch.Tensor]) -> None:
+        own = self._views(self._flat[k : k + 1])
+        weights.check_names(own, tensors)
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+    def _parts(self, sequences: int) -> list[slice]:
+        size = self.engine.at_once(self.specs[0], sequences, len(self.specs))
+        return [slice(a, a + size) for a in range(0, sequences, size)]
+
+    def _each(self, work) -> list:
+        """`work(thread)` of every thread."""
+        return [work(0)] if self._pool is None else list(self._pool.map(work, range(self.threads)))
+
+    def _loss(self, thread: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> torch.Tensor:
+        if len(self.specs) == 1:
+            x_KBT, y_KBT = x_KBT[0], y_KBT[0]
+        first = self.specs[0]
+        made = self._loss_sum(first.model, first.precision, self._fused, self._replicas[thread], x_KBT, y_KBT)
+        return made.view(len(self.specs))
+
+    def step(self, inputs, targets, counts, rates):
+        x_KBT, y_KBT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
+        parts, count = self._parts(inputs.shape[1]), torch.from_numpy(counts).to(self.device)
+
+        def work(thread: int) -> torch.Tensor:
+            self._gradients[thread].zero_()
+            total = torch.zeros(len(self.specs), device=self.device)
+            for part in parts[thread :: self.threads]:
+                loss = self._loss(thread, x_KBT[:, part], y_KBT[:, part]) / count
+                loss.sum().backward()
+                total += loss.detach()
+            return total
+
+        losses = sum(self._each(work))
+        gradient = self._gradients[0]
+        for other in self._gradients[1:]:
+            gradient += other
+        norms = torch.linalg.vector_norm(gradient, dim=1)
+        gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = float(rate)
+            optimizer.step()
+        return losses.cpu().numpy(), norms.cpu().numpy()
+
+    def losses(self, inputs, targets):
+        x_BT, y_BT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
+        x_KBT, y_KBT = (t.expand(len(self.specs), *t.shape) for t in (x_BT, y_BT))
+        parts = self._parts(len(inputs))
+
+        def work(thread: int) -> torch.Tensor:
+            with torch.no_grad():
+                made = [self._loss(thread, x_KBT[:, p], y_KBT[:, p]).double() for p in parts[thread :: self.threads]]
+            return sum(made, torch.zeros(len(self.specs), dtype=torch.float64, device=self.device))
+
+        return sum(self._each(work)).cpu().numpy()
+
+    def state(self, k):
+        tensors = {f"model.{name}": view for name, view in self._views(self._flat[k : k + 1]).items()}
+        return tensors | _moments(self._optimizers[k])
+
+    def restore(self, k, tensors):
+        self._load(k, _model_tensors(tensors))
+        _restore_moments(self._optimizers[k], tensors)
+
+    def save_final(self, k):
+        weights.save_final(self._views(self._flat[k : k + 1]), self.specs[k])
+
+    def close(self):
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+class OneModel(Learner):
+    """One run of any model of `transformers`, perhaps shared by several processes.
+
+    Threads share each operation: models that are worth it are large.
+    """
+
+    def __init__(self, spec: RunSpec, engine: Engine, objective: Objective, resumed: bool) -> None:
+        self.spec, self.engine = spec, engine
+        self._group = devices.group(engine.parallel, engine.resolved_device(), spec.batch_tokens // spec.model.context)
+        self.device = self._group.device(engine.resolved_device())
+        self.world, self.main = self._group.world, self._group.main
+        self.model = weights.begin(spec, resumed).to(self.device).train()
+        if engine.activation_checkpointing:
+            checkpoint_activations(self.model)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        if spec.lora is not None:
+            self.trainable = sum(p.numel() for p in learning)
+        matrices, vectors = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
+        self._optimizer = _adamw(matrices, vectors, spec=spec)
+        objective.check(self.model, self.device)
+        self._loss_sum = torch.compile(objective.loss_sum) if engine.compiled else objective.loss_sum
+        self._shared = self._group.shared(self.model)
+
+    def _parts(self, inputs: np.ndarray, targets: np.ndarray):
+        """(inputs, targets, whether the last) of each micro-batch of this process's share."""
+        inputs, targets = self._group.share(inputs, targets)
+        size = self.engine.at_once(self.spec, len(inputs))
+        for first in range(0, len(inputs), size):
+            part = (torch.from_numpy(a[first : first + size]).to(self.device) for a in (inputs, targets))
+            yield *part, first + size >= len(inputs)
+
+    def step(self, inputs, targets, counts, rates):
+        for group in self._optimizer.param_groups:
+            group["lr"] = float(rates[0])
+        loss = torch.zeros((), device=self.device)
+        for x_BT, y_BT, last in self._parts(inputs[0], targets[0]):
+            part = self._loss_sum(self._shared, x_BT, y_BT) / int(counts[0])
+            self._group.backward(self._shared, part, last)
+            loss += part.detach()
+        loss = self._group.total(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return np.array([float(loss)]), np.array([float(norm)])
+
+    def losses(self, inputs, targets):
+        with torch.no_grad():
+            total = sum(float(self._loss_sum(self.model, x, y)) for x, y, _ in self._parts(inputs, targets))
+        return np.array([self._group.total(float(total))])
+
+    def state(self, k):
+        tensors = {f"model.{name}": tensor for name, tensor in weights.learning(self.model, self.spec).items()}
+        return tensors | _moments(self._optimizer)
+
+    def restore(self, k, tensors):
+        weights.load(self.model, _model_tensors(tensors), partial=self.spec.lora is not None)
+        _restore_moments(self._optimizer, tensors)
+
+    def save_final(self, k):
+        weights.save_final(weights.to_keep(self.model, self.spec), self.spec)
+
+    def close(self):
+        self._group.wait()
+
+
+def checkpoint_activations(model) -> None:
+    """Let a model keep only what lies between its layers for the way back."""
+    # the second is its older name; both take the options of torch.utils.checkpoint first
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+@cache
+def _compiled_ladder():
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_SHAPES)
+    return torch.compile(ladder.loss_sum, dynamic=False)
+
+
+def _settle_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # it is a mode of each thread
+
+
+def _halves(matrices: int) -> tuple[slice, slice]:
+    return slice(None, matrices), slice(matrices, None)
+
+
+def _leaf(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A parameter in place, whose gradient is added to a place of its own."""
+    leaf = weight.detach().requires_grad_()
+    leaf.grad = gradient
+    return leaf
+
+
+def _adamw(matrices, vectors, spec: RunSpec) -> torch.optim.AdamW:
+    o = spec.optimizer
+    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=spec.schedule.peak, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
+
+
+def _moments(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": value for i, moments in state.items() for name, value in moments.items()}
+
+
+def _restore_moments(optimizer: torch.optim.AdamW, tensors: dict[str, torch.Tensor]) -> None:
+    moments: dict[int, dict] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+
+
+def _model_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
