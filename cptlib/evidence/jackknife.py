@@ -58,6 +58,11 @@ def jackknife_weights(strata: np.ndarray) -> np.ndarray:
     return weights
 
 
+def weightings(strata: np.ndarray) -> np.ndarray:
+    """Weights of the clusters on the full sample, row 0, then `jackknife_weights`; shape (clusters + 1, clusters)."""
+    return np.concatenate([np.ones((1, len(strata))), jackknife_weights(strata)])
+
+
 def jackknife(value: float, left_out: np.ndarray, strata: np.ndarray) -> Jackknife:
     """Stratified delete-one jackknife.
 

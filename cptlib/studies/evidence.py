@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from cptlib.evidence.claims import Finding, Verdict, judge_all
-from cptlib.evidence.jackknife import jackknife
+from cptlib.evidence.jackknife import jackknife, weightings
 from cptlib.evidence.registry import Claim
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record
@@ -24,6 +24,19 @@ def percent(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 100 * (a - b) / b
 
 
+def over_seeds(statistic: Callable[[np.ndarray], float], count: int) -> np.ndarray:
+    """A statistic of the shares of seeds (seeds,) on all of them, then without each: what `replicated` takes."""
+    rows = weightings(np.zeros(count))
+    return np.array([statistic(row / row.sum()) for row in rows])
+
+
+def replicates(values: np.ndarray) -> np.ndarray:
+    """Mean over seeds, then the mean without each: (seeds, ...) -> (seeds + 1, ...)."""
+    values = np.asarray(values, dtype=float)
+    rows = weightings(np.zeros(len(values)))
+    return np.tensordot(rows / rows.sum(axis=1, keepdims=True), values, axes=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Findings of one claim, with intervals of the kind that each of its tests needs."""
@@ -32,10 +45,19 @@ class Evidence:
     seeds: int
 
     def replicated(
-        self, statistic: str, values: np.ndarray, strata: np.ndarray | None = None, note: str = ""
+        self,
+        statistic: str,
+        values: np.ndarray,
+        strata: np.ndarray | None = None,
+        note: str = "",
+        noise: float = 0.0,
     ) -> Finding:
-        """From a statistic on everything (first) and without each cluster; one stratum where none are given."""
+        """From a statistic on everything (first) and without each cluster; one stratum where none are given.
+
+        `noise` is the standard error of what the clusters share, such as the items of a test.
+        """
         made = jackknife(float(values[0]), values[1:], np.zeros(len(values) - 1) if strata is None else strata)
+        made = made.widened(noise)
         p = None
         for test in self.claim.criterion.tests:
             if test.statistic == statistic and test.kind == "effect":

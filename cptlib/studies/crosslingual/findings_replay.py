@@ -8,10 +8,10 @@ from scipy.stats import spearmanr
 
 from cptlib.evidence.claims import Finding
 from cptlib.studies.crosslingual.arms import CPT, PROPORTIONAL, Arms
-from cptlib.studies.crosslingual.findings_savings import over_seeds, over_targets
+from cptlib.studies.crosslingual.findings_savings import over_targets
 from cptlib.studies.crosslingual.savings import at
 from cptlib.studies.crosslingual.tables import Clusters, per_cluster
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, percent, replicates
 
 SOURCE_ONLY = 1.0
 
@@ -56,8 +56,8 @@ def forgetting(by: Evidence, arms: Arms) -> list[Finding]:
         by.replicated(
             "rise", clusters.mean(over_targets(arms, lambda t: rise(arms, CPT, t, clusters))), clusters.widths
         ),
-        by.replicated("beyond_source_only", over_seeds(none - source)),
-        by.replicated("rise_source_only", over_seeds(source)),
+        by.replicated("beyond_source_only", replicates(none - source)),
+        by.replicated("rise_source_only", replicates(source)),
         by.replicated("source_start", clusters.mean(start), clusters.widths),
     ]
 
@@ -99,17 +99,17 @@ def returns(by: Evidence, arms: Arms) -> list[Finding]:
         name = name_of(share)
         found += [
             by.exact(f"seeds_interior_{name}", float(interior_maxima(losses).mean())),
-            by.replicated(f"end_minus_start_{name}", over_seeds(percent(losses[:, -1], losses[:, 0]))),
+            by.replicated(f"end_minus_start_{name}", replicates(percent(losses[:, -1], losses[:, 0]))),
         ]
         if share > 0:
-            found.append(by.replicated(f"drop_{name}", over_seeds(fall_after_rise(losses))))
+            found.append(by.replicated(f"drop_{name}", replicates(fall_after_rise(losses))))
     if 0.05 in arms.grid.replay_shares:
         tokens, alone = source_curve(arms.replay(SOURCE_ONLY))
         _, losses = source_curve(arms.replay(0.05))
         seen = np.array([np.interp(0.05 * tokens[-1], tokens, row) for row in alone])
-        found.append(by.replicated("versus_source_only_05", over_seeds(percent(losses[:, -1], seen))))
+        found.append(by.replicated("versus_source_only_05", replicates(percent(losses[:, -1], seen))))
     _, none = source_curve(arms.replay(0.0))
-    return [*found, by.replicated("source_start", over_seeds(none[:, 0]))]
+    return [*found, by.replicated("source_start", replicates(none[:, 0]))]
 
 
 def target_difference(arms: Arms, share: float, equal_total: bool = False) -> np.ndarray:
@@ -129,11 +129,11 @@ def target_cost(by: Evidence, arms: Arms) -> list[Finding]:
     found = []
     for share in arms.grid.replay_shares:
         if 0 < share < 1 and f"share_{name_of(share)}" in by.claim.statistics:
-            found.append(by.replicated(f"share_{name_of(share)}", over_seeds(target_difference(arms, share))))
+            found.append(by.replicated(f"share_{name_of(share)}", replicates(target_difference(arms, share))))
     for share in (0.5, 0.8):
         if share in arms.grid.replay_shares:
             name = f"total_{name_of(share)}"
-            found.append(by.replicated(name, over_seeds(target_difference(arms, share, equal_total=True))))
+            found.append(by.replicated(name, replicates(target_difference(arms, share, equal_total=True))))
     return found
 
 
@@ -160,10 +160,10 @@ def enough(by: Evidence, arms: Arms) -> list[Finding]:
     late = (kept[0.8] - kept[0.5]) / 30
     return [
         by.exact("spearman", float(spearmanr(shares, means).statistic)),
-        by.replicated("diminishing", over_seeds(early / 2 - late)),
-        by.replicated("kept_30", over_seeds(100 * kept[0.3] / kept[0.8])),
-        *(by.replicated(f"retention_{name_of(s)}", over_seeds(kept[s])) for s in (0.05, 0.3, 0.8, SOURCE_ONLY)),
-        *(by.replicated(f"gain_{name_of(s)}", over_seeds(gain_kept(arms, s))) for s in (0.3, 0.8)),
+        by.replicated("diminishing", replicates(early / 2 - late)),
+        by.replicated("kept_30", replicates(100 * kept[0.3] / kept[0.8])),
+        *(by.replicated(f"retention_{name_of(s)}", replicates(kept[s])) for s in (0.05, 0.3, 0.8, SOURCE_ONLY)),
+        *(by.replicated(f"gain_{name_of(s)}", replicates(gain_kept(arms, s))) for s in (0.3, 0.8)),
     ]
 
 

@@ -8,7 +8,7 @@ from cptlib.evidence.claims import Finding
 from cptlib.studies.crosslingual.arms import CPT, SCRATCH, SHUFFLED, Arms
 from cptlib.studies.crosslingual.savings import Savings, savings
 from cptlib.studies.crosslingual.tables import Clusters
-from cptlib.studies.evidence import Evidence
+from cptlib.studies.evidence import Evidence, replicates
 
 SHUFFLES = 20  # of the sizes, for a null that needs no interval
 
@@ -16,12 +16,6 @@ SHUFFLES = 20  # of the sizes, for a null that needs no interval
 def over_targets(arms: Arms, value) -> np.ndarray:
     """Mean over the targets of `value(target)`, one number a cluster."""
     return np.mean([value(target) for target in arms.grid.targets], axis=0)
-
-
-def over_seeds(values: np.ndarray) -> np.ndarray:
-    """A mean over seeds and its delete-one replicates, shape (seeds + 1,)."""
-    values = np.asarray(values, dtype=float)
-    return np.array([values.mean(), *((values.sum() - values) / max(len(values) - 1, 1))])
 
 
 def annealed_saving(arms: Arms) -> Savings:
@@ -54,7 +48,7 @@ def tokens_saved(by: Evidence, arms: Arms) -> list[Finding]:
             clusters.mean(over_targets(arms, lambda t: other[t].percent[:, -1])),
             clusters.widths,
         ),
-        by.replicated("saving_annealed", over_seeds(annealed_saving(arms).percent[:, -1])),
+        by.replicated("saving_annealed", replicates(annealed_saving(arms).percent[:, -1])),
         by.replicated("saving_with_base", clusters.mean(over_targets(arms, with_base)), clusters.widths),
     ]
     return found
@@ -72,7 +66,7 @@ def falls(by: Evidence, arms: Arms) -> list[Finding]:
             clusters.mean(over_targets(arms, lambda t: arms.saving_of_next_seed(t).slope())),
             clusters.widths,
         ),
-        by.replicated("slope_annealed", over_seeds(annealed_saving(arms).slope())),
+        by.replicated("slope_annealed", replicates(annealed_saving(arms).slope())),
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.errors import CptError
-from cptlib.evidence.jackknife import jackknife_weights
+from cptlib.evidence.jackknife import weightings
 from cptlib.runs.models import count_parameters
 from cptlib.runs.spec import ModelSpec, RunSpec
 from cptlib.runs.store import Record, evaluations_frame
@@ -90,7 +90,7 @@ class Clusters:
     @cached_property
     def weights(self) -> np.ndarray:
         """Shape (clusters + 1, clusters)."""
-        return np.concatenate([np.ones((1, len(self.widths))), jackknife_weights(self.widths)])
+        return weightings(self.widths)
 
     @property
     def names(self) -> list[str]:

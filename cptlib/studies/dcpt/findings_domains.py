@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence.claims import Finding
-from cptlib.evidence.jackknife import jackknife_weights
+from cptlib.evidence.jackknife import weightings
 from cptlib.laws.base import Law, Parameter, law
 from cptlib.laws.fit import aic_of
 from cptlib.laws.frames import read_columns
@@ -52,8 +52,7 @@ def _held_out(model: Law, frame: pd.DataFrame, out: list[tuple[str, ...]]) -> np
 
 def _over_domains(statistic, domains: list[str]) -> np.ndarray:
     """A statistic of domain weights on all domains, then without each."""
-    rows = np.concatenate([np.ones((1, len(domains))), jackknife_weights(np.zeros(len(domains)))])
-    return np.array([statistic(dict(zip(domains, row, strict=True))) for row in rows])
+    return np.array([statistic(dict(zip(domains, row, strict=True))) for row in weightings(np.zeros(len(domains)))])
 
 
 def new_domains(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> tuple[list[Finding], pd.DataFrame]:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from cptlib.evidence.claims import Finding
-from cptlib.evidence.jackknife import jackknife_weights
+from cptlib.evidence.jackknife import weightings
 from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult, fit
 from cptlib.laws.planning import optimal_size
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import points
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, over_seeds, percent, replicates
 
 PRINTED = {"a": 0.6252, "b": 0.3748, "G": 4.1282, "compute": 5e19, "N": 15.54, "D": 0.536}  # App. G.3; N and D in 1e9
 BUDGETS = 3
-
-
-def over_seeds(statistic: Callable[[np.ndarray], float], seeds: Sequence[int]) -> np.ndarray:
-    """A statistic of seed weights (len(seeds),) on all seeds, then without each: what `Evidence.replicated` takes."""
-    rows = np.concatenate([np.ones((1, len(seeds))), jackknife_weights(np.zeros(len(seeds)))])
-    return np.array([statistic(row / row.sum()) for row in rows])
 
 
 def form_requirements(evidence: Evidence, table: list[dict]) -> list[Finding]:
@@ -96,9 +90,7 @@ def trade_off(
     found = []
     for tolerance in ratios:
         rise = runs[runs["tolerance"] == tolerance].set_index("seed")["rise"].loc[seeds].to_numpy() - tolerance
-        found.append(
-            evidence.replicated(f"rise_minus_target_{tolerance:g}", over_seeds(lambda w, rise=rise: w @ rise, seeds))
-        )
+        found.append(evidence.replicated(f"rise_minus_target_{tolerance:g}", replicates(rise)))
     domain_error = by_seed((runs["predicted_domain"] - runs["domain"]).abs())
 
     def rise_at(ratio: float) -> np.ndarray:
@@ -109,14 +101,12 @@ def trade_off(
     half = min(grid.ratios, key=lambda r: abs(r - 0.5))
     return [
         *found,
-        evidence.replicated("error_general", over_seeds(lambda w: w @ law_error, seeds)),
-        evidence.replicated("error_domain", over_seeds(lambda w: w @ domain_error, seeds)),
-        evidence.replicated(
-            "versus_interpolation", over_seeds(lambda w: percent(w @ law_error, w @ line_error), seeds)
-        ),
-        evidence.replicated("rise_half", over_seeds(lambda w: w @ rise_at(half), seeds), note=f"at r_d = {half:g}"),
-        evidence.replicated("rise_zero", over_seeds(lambda w: w @ rise_at(0.0), seeds)),
-        evidence.replicated("start_general", over_seeds(lambda w: w @ start, seeds)),
+        evidence.replicated("error_general", replicates(law_error)),
+        evidence.replicated("error_domain", replicates(domain_error)),
+        evidence.replicated("versus_interpolation", percent(replicates(law_error), replicates(line_error))),
+        evidence.replicated("rise_half", replicates(rise_at(half)), note=f"at r_d = {half:g}"),
+        evidence.replicated("rise_zero", replicates(rise_at(0.0))),
+        evidence.replicated("start_general", replicates(start)),
     ], runs
 
 
@@ -139,15 +129,13 @@ def scarce_domain(evidence: Evidence, grid: Grid, table: pd.DataFrame, predicted
     below = int(np.abs(plenty.columns - 0.8).argmin())
     large = (plenty.iloc[:, below] - plenty[1.0]).to_numpy()
     return [
-        evidence.replicated("argmin_steps", over_seeds(lambda w: abs(int((w @ losses).argmin()) - near), seeds)),
-        evidence.replicated("planned_minus_low", over_seeds(lambda w: w @ (losses[:, near] - losses[:, low]), seeds)),
-        evidence.replicated("planned_minus_one", over_seeds(lambda w: w @ (losses[:, near] - losses[:, -1]), seeds)),
+        evidence.replicated("argmin_steps", over_seeds(lambda w: abs(int((w @ losses).argmin()) - near), len(losses))),
+        evidence.replicated("planned_minus_low", replicates(losses[:, near] - losses[:, low])),
+        evidence.replicated("planned_minus_one", replicates(losses[:, near] - losses[:, -1])),
         evidence.replicated(
-            "large_budget_difference",
-            over_seeds(lambda w: w @ large, seeds),
-            note=f"r_d = {plenty.columns[below]:g} against 1",
+            "large_budget_difference", replicates(large), note=f"r_d = {plenty.columns[below]:g} against 1"
         ),
-        evidence.replicated("start_domain", over_seeds(lambda w: w @ start, seeds)),
+        evidence.replicated("start_domain", replicates(start)),
     ]
 
 
@@ -178,8 +166,7 @@ def reversal(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Findin
     seeds, ratios, values = slopes.index.to_list(), slopes.columns.to_numpy(), slopes.to_numpy()
 
     def at(wanted: float) -> np.ndarray:
-        column = values[:, int(np.abs(ratios - wanted).argmin())]
-        return over_seeds(lambda w: w @ column, seeds)
+        return replicates(values[:, int(np.abs(ratios - wanted).argmin())])
 
     def inflection(w: np.ndarray) -> float:
         mean = w @ values
@@ -202,8 +189,8 @@ def reversal(evidence: Evidence, grid: Grid, table: pd.DataFrame) -> list[Findin
     return [
         *(evidence.replicated(f"slope_{round(100 * r):03d}", at(r)) for r in (0.0, 0.02, 0.2, 0.5)),
         evidence.replicated("slope_base", at(1.0)),
-        evidence.replicated("start_general", over_seeds(lambda w: w @ start, seeds)),
-        evidence.replicated("inflection", over_seeds(inflection, seeds)),
+        evidence.replicated("start_general", replicates(start)),
+        evidence.replicated("inflection", over_seeds(inflection, len(values))),
         evidence.exact("token_term_small_r", bounded, note),
     ]
 
@@ -215,9 +202,7 @@ def trends(evidence: Evidence, grid: Grid, table: pd.DataFrame, shuffles: int = 
     ]
     strata = np.repeat(np.arange(len(grid.widths)), len(grid.seeds))
     replicated = partial(evidence.replicated, strata=strata)
-    weights = np.concatenate([np.ones((1, len(strata))), jackknife_weights(strata)]).reshape(
-        -1, len(grid.widths), len(grid.seeds)
-    )
+    weights = weightings(strata).reshape(-1, len(grid.widths), len(grid.seeds))
 
     def share(axis: int) -> np.ndarray:
         rows = []

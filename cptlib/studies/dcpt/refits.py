@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from cptlib.evidence.jackknife import jackknife_weights
+from cptlib.evidence.jackknife import weightings
 from cptlib.laws.base import law
 from cptlib.laws.frames import read_columns
 from cptlib.studies.dcpt.tables import permuted
@@ -33,7 +33,7 @@ class Sample:
     def weights(self) -> np.ndarray:
         """Shape (bases + 1, rows)."""
         codes = np.unique(self.frame["base"], return_inverse=True)[1]
-        return np.concatenate([np.ones((1, len(self.frame))), jackknife_weights(self.strata)[:, codes]])
+        return weightings(self.strata)[:, codes]
 
     @property
     def observed(self) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence.claims import Finding
-from cptlib.studies.dynamics.fits import MAIN, NO_ANNEALING, NO_SHIFT, Fitted, Sample, replicates
+from cptlib.studies.dynamics.fits import MAIN, NO_ANNEALING, NO_SHIFT, Fitted, Sample
 from cptlib.studies.dynamics.grid import LENGTHS, Grid
 from cptlib.studies.dynamics.tables import Frames
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, percent, replicates
 
 LOSSES = ("general", "domain")
 FORMS = {"exponential": "dynamics-exponential", "log": "dynamics-log"}

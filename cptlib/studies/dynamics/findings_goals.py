@@ -8,14 +8,13 @@ import pandas as pd
 from cptlib.evidence.claims import Finding
 from cptlib.runs.spec import RunSpec
 from cptlib.studies.dynamics.findings_fit import annealed
-from cptlib.studies.dynamics.findings_shift import over_seeds, replay_arms, trend
-from cptlib.studies.dynamics.fits import replicates
+from cptlib.studies.dynamics.findings_shift import replay_arms, trend
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.plans import goal
 from cptlib.studies.dynamics.printed import FIG7, formula_losses
 from cptlib.studies.dynamics.shifts import last_step
 from cptlib.studies.dynamics.tables import Frames, by_seed, rows
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, over_seeds, percent, replicates
 
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 

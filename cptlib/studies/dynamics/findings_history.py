@@ -6,9 +6,9 @@ import numpy as np
 
 from cptlib.evidence.claims import Finding
 from cptlib.studies.dynamics.findings_fit import schedule_arms
-from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample, replicates
+from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample
 from cptlib.studies.dynamics.tables import Frames, points
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, percent, replicates
 
 LOSSES = ("general", "domain")
 OPEN = "dynamics-open"

@@ -9,22 +9,15 @@ import pandas as pd
 from scipy import stats
 
 from cptlib.evidence.claims import Finding
-from cptlib.evidence.jackknife import jackknife_weights
 from cptlib.studies.dynamics import shifts
-from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample, replicates
+from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample
 from cptlib.studies.dynamics.grid import LENGTHS, Grid
 from cptlib.studies.dynamics.tables import Frames, points, pretraining, rows
-from cptlib.studies.evidence import Evidence, percent
+from cptlib.studies.evidence import Evidence, over_seeds, percent, replicates
 
 LOSSES = ("general", "domain")
 REPLAY, PRINTED = "dynamics-replay", "dynamics-replay-printed"
 SIZES = "dynamics-size"
-
-
-def over_seeds(statistic: Callable[[np.ndarray], float], count: int) -> np.ndarray:
-    """A statistic of seed shares (seeds,) on all seeds, then without each."""
-    every = np.concatenate([np.ones((1, count)), jackknife_weights(np.zeros(count))])
-    return np.array([statistic(row / row.sum()) for row in every])
 
 
 def trend(levels: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from cptlib.evidence.jackknife import jackknife_weights
 from cptlib.laws.base import Law, law
 from cptlib.laws.fit import aic_of
 from cptlib.laws.frames import read_columns
@@ -17,14 +16,6 @@ from cptlib.studies.refits import per_run_power_law, weighted_fits
 MAIN = "dynamics"  # Eq. 4
 NO_SHIFT = "dynamics-base"
 NO_ANNEALING = {"C1": 0.0, "C2": 0.0}
-
-
-def replicates(values: np.ndarray) -> np.ndarray:
-    """Mean over seeds, then the mean without each: (seeds, ...) -> (seeds + 1, ...)."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    rows = np.concatenate([np.ones((1, n)), jackknife_weights(np.zeros(n))])
-    return np.tensordot(rows / rows.sum(axis=1, keepdims=True), values, axes=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence.claims import Finding
-from cptlib.studies.dynamics.fits import MAIN, Fitted, replicates
+from cptlib.studies.dynamics.fits import MAIN, Fitted
 from cptlib.studies.dynamics.tables import Frames
-from cptlib.studies.evidence import Evidence
+from cptlib.studies.evidence import Evidence, replicates
 
 TOLERANCE = 0.01  # nats below which a rise or a fall does not count
 FAR = 50.0  # turning lengths are sought up to so many times the run
