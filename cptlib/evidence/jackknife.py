@@ -22,6 +22,15 @@ class Jackknife:
     lo90: float
     hi90: float
 
+    @classmethod
+    def of(cls, value: float, se: float, df: int) -> Jackknife:
+        half, half90 = stats.t.ppf(0.975, df) * se, stats.t.ppf(0.95, df) * se
+        return cls(value, se, df, value - half, value + half, value - half90, value + half90)
+
+    def widened(self, noise: float) -> Jackknife:
+        """With an independent error of this standard error added; the degrees of freedom stay those of the clusters."""
+        return Jackknife.of(self.value, float(np.hypot(self.se, noise)), self.df)
+
     def p_effect(self) -> float:
         """Two-sided p of the value being 0."""
         return float(2 * stats.t.sf(abs(self.value) / self.se, self.df)) if self.se > 0 else float(self.value == 0)
@@ -95,6 +104,4 @@ def jackknife(value: float, left_out: np.ndarray, strata: np.ndarray) -> Jackkni
         raise CptError("jackknife: at least one stratum needs two clusters")
     means = np.bincount(codes, left_out) / sizes
     variance = float((((sizes - 1) / sizes)[codes] * (left_out - means[codes]) ** 2).sum())
-    se = variance**0.5
-    half, half90 = stats.t.ppf(0.975, df) * se, stats.t.ppf(0.95, df) * se
-    return Jackknife(float(value), se, df, value - half, value + half, value - half90, value + half90)
+    return Jackknife.of(float(value), variance**0.5, df)
