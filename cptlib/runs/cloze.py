@@ -18,6 +18,8 @@ import numpy as np
 from cptlib.data.tokens import TokenArray, tokens
 from cptlib.errors import CptError
 
+_COUNTS = ("asked", "summed", "per_byte")  # of a score, one number a document
+
 
 @dataclass(frozen=True)
 class Cloze:
@@ -161,35 +163,34 @@ def right(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Which items of a cloze a model got right.
+    """How many items of each document a model got right: neighbours resemble each other, so documents are the units.
 
     Attributes
     ----------
     cloze : Cloze
     items : str
         Digest of the items.
-    documents : ndarray of int64, (n,)
-        Document of each item.
-    summed, per_byte : ndarray of bool, (n,)
-        By the summed log-likelihood, and by the same divided by the bytes of the continuation. Divided by its tokens it
-        gives the order of the sum: all continuations have equally many.
+    asked : ndarray of int64, (documents,)
+        Items of each document; some have none.
+    summed, per_byte : ndarray of int64, (documents,)
+        Items that are right by the summed log-likelihood, and by the same divided by the bytes of the continuation.
+        Divided by its tokens it gives the order of the sum: all continuations have equally many.
     """
 
     cloze: Cloze
     items: str
-    documents: np.ndarray
+    asked: np.ndarray
     summed: np.ndarray
     per_byte: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        return float(self.summed.mean())
+        return float(self.summed.sum() / self.asked.sum())
 
     def plain(self) -> dict:
-        """As a record keeps it: items a document, and a bit an item."""
-        bits = {name: np.packbits(getattr(self, name)).tobytes().hex() for name in ("summed", "per_byte")}
-        counts = np.bincount(self.documents, minlength=1)
-        return {"cloze": asdict(self.cloze), "items": self.items, "documents": counts.tolist(), **bits}
+        """As a record keeps it."""
+        counts = {name: getattr(self, name).tolist() for name in _COUNTS}
+        return {"cloze": asdict(self.cloze), "items": self.items, **counts}
 
     @classmethod
     def of_plain(cls, value: dict) -> Score:
@@ -201,17 +202,17 @@ class Score:
             If a field is missing or does not fit the others.
         """
         try:
-            documents = np.repeat(np.arange(len(value["documents"])), value["documents"])
-            bits = {}
-            for name in ("summed", "per_byte"):
-                packed = np.frombuffer(bytes.fromhex(value[name]), dtype=np.uint8)
-                if len(packed) != -(-len(documents) // 8):
-                    raise ValueError(f"{name} has {len(packed)} bytes for {len(documents)} items")
-                bits[name] = np.unpackbits(packed, count=len(documents)).astype(bool)
+            counts = {name: np.array(value[name], dtype=np.int64) for name in _COUNTS}
             cloze = Cloze(**{field.name: value["cloze"][field.name] for field in fields(Cloze)})
-            return cls(cloze, str(value["items"]), documents, **bits)
-        except (KeyError, TypeError, ValueError) as error:
+            made = cls(cloze, str(value["items"]), **counts)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CptError(f"cloze score: {type(error).__name__}: {error}") from error
+        if made.asked.ndim != 1 or made.asked.sum() < 1:
+            raise CptError("cloze score: asked must be a list of counts, not all of them 0")
+        for name in ("summed", "per_byte"):
+            if counts[name].shape != made.asked.shape or not ((counts[name] >= 0) & (counts[name] <= made.asked)).all():
+                raise CptError(f"cloze score: {name} must have a count between 0 and asked for each document")
+        return made
 
 
 def scores_of(text: str | None) -> list[Score]:
@@ -221,6 +222,11 @@ def scores_of(text: str | None) -> list[Score]:
 
 def score(model, cloze: Cloze, tokenizer, device: str = "cpu", batch: int = 64) -> Score:
     """Score a model on the validation side of the cloze's corpus, as encoded by a run's tokenizer."""
-    asked = items(cloze, tokens(cloze.corpus, tokenizer, "validation"))
-    values = log_likelihoods(model, asked, batch, device)
-    return Score(cloze, asked.digest, asked.documents, right(values), right(values / asked.n_bytes))
+    array = tokens(cloze.corpus, tokenizer, "validation")
+    made = items(cloze, array)
+    values = log_likelihoods(model, made, batch, device)
+
+    def count(of=None) -> np.ndarray:
+        return np.bincount(made.documents, of, minlength=array.n_documents).astype(np.int64)
+
+    return Score(cloze, made.digest, count(), count(right(values)), count(right(values / made.n_bytes)))

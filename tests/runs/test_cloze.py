@@ -162,13 +162,15 @@ def test_what_cannot_be_made_is_said(change, lengths, words):
 
 def test_a_score_comes_back_from_its_plain_form_and_a_damaged_one_is_named():
     generator = np.random.default_rng(0)
-    bits = {name: generator.random(21) < 0.5 for name in ("summed", "per_byte")}
-    made = Score(a_cloze(), "0" * 16, np.repeat([0, 3, 4], [10, 4, 7]), **bits)
+    asked = np.array([10, 0, 4, 7])
+    made = Score(a_cloze(), "0" * 16, asked, *generator.integers(0, asked + 1, (2, 4)))
     back = Score.of_plain(json.loads(json.dumps(made.plain())))
-    assert back.cloze == made.cloze and back.documents.tolist() == made.documents.tolist()
-    assert back.summed.tolist() == made.summed.tolist() and back.per_byte.tolist() == made.per_byte.tolist()
-    assert back.accuracy == bits["summed"].mean()
-    for change in ({"summed": "ff"}, {"summed": "zz"}, {"documents": None}, {"cloze": {}}, {"cloze": 3}):
+    assert back.cloze == made.cloze and back.items == made.items and back.accuracy == made.summed.sum() / 21
+    for name in ("asked", "summed", "per_byte"):
+        assert getattr(back, name).tolist() == getattr(made, name).tolist()
+    damaged = [{"summed": [1, 0, 1]}, {"per_byte": [11, 0, 0, 0]}, {"summed": [-1, 0, 0, 0]}, {"asked": [0] * 4}]
+    damaged += [{"summed": "many"}, {"asked": None}, {"asked": 3}, {"cloze": {}}, {"cloze": 3}, {"summed": [2**70] * 4}]
+    for change in damaged:
         with pytest.raises(CptError, match="cloze score: "):
             Score.of_plain(made.plain() | change)
 
@@ -206,5 +208,4 @@ def test_scores_travel_with_their_record(tiny, cache, tmp_path):
     ).values()
     assert import_records(elsewhere, ("demo",), ("smoke",)).new == (spec.id,)
     assert Store("demo").load() == {spec.id: made}
-    damaged = made.scores.replace('"summed": "', '"summed": "00')
-    assert not replace(made, scores=damaged).whole()
+    assert not replace(made, scores=made.scores.replace('"summed": [', '"summed": [0, ')).whole()
