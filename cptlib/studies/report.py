@@ -32,10 +32,12 @@ def show(table: pd.DataFrame, index: bool = False) -> None:
 
 
 def interval(value: float, lo: float | None, hi: float | None, digits: int = 3) -> str:
-    """ "value [lo, hi]" to so many digits."""
-    if lo is None or hi is None:
-        return f"{value:.{digits}g}"
-    return f"{value:.{digits}g} [{lo:.{digits}g}, {hi:.{digits}g}]"
+    """ "value [lo, hi]" to so many digits, whole numbers where they are longer."""
+
+    def short(x: float) -> str:
+        return f"{x:.0f}" if abs(x) >= 10**digits - 0.5 else f"{x:.{digits}g}"
+
+    return short(value) if lo is None or hi is None else f"{short(value)} [{short(lo)}, {short(hi)}]"
 
 
 def reported_table(chapter: StudyChapter) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def corpora_table(chapter: StudyChapter) -> pd.DataFrame:
                 "corpus": name,
                 "text": entry.title,
                 "licence": entry.licence,
-                "source": entry.source,
+                "source": entry.source.replace("+", " + "),  # of two packages: the line may break there
                 "most tokens in a run": tokens,
                 "epochs": epochs,
             }
@@ -141,7 +143,7 @@ def tuning_table(
                     "stage": stage(record) if stage else "continued" if spec.start else "base",
                     "width": spec.model.width,
                     "peak LR": spec.schedule.peak,
-                    **{f"{name} loss": record.final_loss(name) for name in names},
+                    **{f"{name} loss (nats)": record.final_loss(name) for name in names},
                 }
             )
     return pd.DataFrame(rows).sort_values(["stage", "peak LR"]) if rows else pd.DataFrame()
