@@ -20,6 +20,7 @@ DOMAIN = {"L0": 2.9, "A": 0.7, "alpha": 0.6, "C1": 0.7, "C2": 1.1, "B": -1.2, "E
 FAR = DOMAIN | {"L0": 4.2, "B": -2.4}
 MIXTURE = (0.4, 0.7)  # of domain and general loss, for every set that no run trains on
 A2 = 3.0  # of the replay factor 1 - exp(-a r)
+ALONE = 3.0  # nats of general loss that a model which never saw general text has more
 
 
 def a_grid(**changes) -> Grid:
@@ -40,12 +41,18 @@ class World:
         Replay of the domain loss as exp(a r) - 1.
     start_matters : float
         How strongly the shift grows with the tokens of pre-training.
+    shared : pair of float
+        Nats that general and domain loss of a model trained on a mixture from the start lie higher for every factor e
+        by which its text was fewer; where they are equal the best share is the weight of the goal.
     """
 
-    def __init__(self, grid: Grid, noise: float = 0.0, printed: bool = False, start_matters: float = 0.0):
+    def __init__(
+        self, grid: Grid, noise: float = 0.0, printed: bool = False, start_matters: float = 0.0, shared=(0.3, 0.3)
+    ):
         self.grid, self.noise, self.printed, self.start_matters = grid, noise, printed, start_matters
+        self.shared = shared
         self.rng = np.random.default_rng(0)
-        self.offset = {seed: noise * self.rng.normal() for seed in grid.seeds}
+        self.offset = {seed: noise * self.rng.normal() for seed in (*grid.seeds, *grid.shift_seeds)}
         self.records: dict[str, SimpleNamespace] = {}
         self.add(grid.fixed())
 
@@ -78,7 +85,8 @@ class World:
     def losses(self, spec: RunSpec, at: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         grid, eq4 = self.grid, law("dynamics")
         weights = {identity.split(":")[0]: w for identity, w in spec.mixture.parts}
-        first = (spec.start or spec).mixture.parts[0][0].split(":")[0]
+        before = [identity.split(":")[0] for identity, _ in (spec.start or spec).mixture.parts]
+        first = grid.general if grid.general in before else before[0]
         share = 1 - weights.get(grid.general, 0.0) if spec.start else 0.0
         trained = next((name for name in weights if name != grid.general), grid.domain)
         grown = 1 + self.start_matters * ((spec.start or spec).tokens / grid.base_tokens - 1)
@@ -92,7 +100,7 @@ class World:
         growing = np.expm1(A2 * share) / np.expm1(A2)
         if first != grid.general:  # trained on the domain from the start: no shift, its own level
             saturating = growing = 0.0
-        out = {grid.general: made(GENERAL, saturating)}
+        out = {grid.general: made(GENERAL, saturating) + (0.0 if first == grid.general else ALONE)}
         for name in grid.domains:
             known = FAR if name == grid.far_domain else DOMAIN
             if first == name:
@@ -102,4 +110,7 @@ class World:
         for name in grid.unseen:
             if name != trained:
                 out[name] = MIXTURE[0] * out[trained] + MIXTURE[1] * out[grid.general]
+        if not spec.start and len(weights) == 2:
+            out[grid.general] -= self.shared[0] * np.log(weights[grid.general])
+            out[trained] += DOMAIN["B"] - self.shared[1] * np.log(weights[trained])
         return out

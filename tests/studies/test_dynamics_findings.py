@@ -6,6 +6,7 @@ import functools
 
 import dynamics_world as worlds
 import numpy as np
+import pandas as pd
 import pytest
 
 from cptlib.evidence.claims import Finding, judge
@@ -37,7 +38,7 @@ def exact() -> worlds.World:
 
 
 def evidence(claim: int) -> Evidence:
-    return Evidence(CLAIM[f"dynamics.{claim}"], 3)
+    return Evidence(CLAIM[f"dynamics.{claim}"], CLAIM[f"dynamics.{claim}"].seeds)
 
 
 def found(claim: int, made) -> dict[str, Finding]:
@@ -106,6 +107,19 @@ def test_a_shift_that_depends_on_the_start_is_seen():
     assert verdict(5, made) == "refuted"
 
 
+def test_shifts_are_compared_on_the_further_seeds_too():
+    world = worlds.World(worlds.a_grid(shift_seeds=[7, 8]), noise=1e-3)
+    compared = world.frames.compared
+    assert compared.main["seed"].unique().tolist() == [0, 1, 2, 7, 8]
+    few, many = (findings_shift.relative_restart(frames, "general") for frames in (world.frames, compared))
+    assert len(few) == 4 and len(many) == 6  # all seeds, and without each
+    table = findings_shift.domain_table(compared, {})
+    assert set(table["seed"]) == {0, 1, 2, 7, 8}
+    # what one seed shows is the same whoever stands beside it
+    of = [findings_shift.domain_table(frames, {}).query("seed == 1")["shift"] for frames in (world.frames, compared)]
+    assert of[0].tolist() == of[1].tolist()
+
+
 def test_the_gap_between_the_hidden_curves_closes():
     made = {f.statistic: f for f in findings_shift.hidden_curves(evidence(7), exact().frames)}
     k, table = worlds.DOMAIN, exact().frames.main
@@ -162,6 +176,30 @@ def test_planned_values_are_the_best_of_a_lawful_world():
     replay, table = findings_goals.optimal_replay(evidence(14), world.frames, planned)
     assert {f.statistic: f.value for f in replay}["regret_replay"] < 5e-3
     assert set(planned["replay"]) <= set(table["value"])
+
+
+@pytest.mark.parametrize(
+    ("shared", "expected", "best"),
+    [
+        ((0.3, 0.3), "supported", [0.1, 0.3, 0.5, 0.7, 0.9]),
+        ((0.1, 0.3), "refuted", [0.1, 0.1, 0.3, 0.5, 0.7]),
+    ],
+)
+def test_the_best_share_from_scratch_is_the_weight_where_both_losses_cost_as_much(shared, expected, best):
+    # losses that fall by c log(own tokens): the best share has odds of c_general / c_domain times those of the weight
+    world = worlds.World(worlds.a_grid(scratch_replays=[0.1, 0.3, 0.5, 0.7, 0.9]), noise=1e-3, shared=shared)
+    trained = pd.DataFrame({"weight": [0.5], "replay": [world.grid.replays[0]]})
+    made = {f.statistic: f for f in findings_goals.optimal_replay(evidence(14), world.frames, trained)[0]}
+    assert verdict(14, made) == expected
+    assert abs(made["distance_between"].value - made["distance_scratch"].value) < 0.05
+    table = findings_goals.best_shares(world.frames).query("start == 'scratch'")
+    assert (table.pivot(index="seed", columns="weight", values="trained").to_numpy() == best).all()
+
+
+def test_a_valley_is_read_between_its_points():
+    levels = np.array([0.0, 0.3, 0.4, 1.0])
+    assert findings_goals.lowest_between(levels, (levels - 0.37) ** 2) == pytest.approx(0.37)
+    assert findings_goals.lowest_between(levels, levels) == 0 and findings_goals.lowest_between(levels, -levels) == 1
 
 
 def test_a_hidden_history_costs_little_where_the_law_holds():

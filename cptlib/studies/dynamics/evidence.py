@@ -73,13 +73,15 @@ class Chapter(StudyChapter):
     @cached_property
     def domains(self) -> pd.DataFrame:
         """Shift of the general loss and distances, a row a domain and seed."""
-        return findings_shift.domain_table(self.frames, distances.recorded(self.grid))
+        return findings_shift.domain_table(self.frames.compared, distances.recorded(self.grid))
 
     @cached_property
     def findings(self) -> list[Finding]:
         """Every measured statistic; independent claims side by side."""
-        by, frames = self.by, self.frames
-        _ = frames.main, frames.memory, frames.pretraining(), frames.pretraining(memory=True)  # read once, not by each
+        by, frames, compared = self.by, self.frames, self.frames.compared
+        more = len(compared.grid.seeds)
+        # read once, not by each
+        _ = frames.main, frames.memory, frames.pretraining(), frames.pretraining(memory=True), compared.main
         parts = spread(
             lambda job: job(),
             [
@@ -87,7 +89,7 @@ class Chapter(StudyChapter):
                 lambda: findings_fit.unseen_schedules(by("dynamics.2"), frames),
                 lambda: findings_fit.future(by("dynamics.3"), frames),
                 lambda: findings_fit.shift_form(by("dynamics.4"), frames),
-                lambda: findings_shift.transfer_starts(by("dynamics.5"), frames),
+                lambda: findings_shift.transfer_starts(by("dynamics.5", more), compared),
                 lambda: findings_shift.model_sizes(by("dynamics.6"), frames),
                 lambda: findings_shift.hidden_curves(by("dynamics.7"), frames),
                 lambda: findings_goals.loss_potential(by("dynamics.8"), frames),
@@ -99,7 +101,9 @@ class Chapter(StudyChapter):
                 lambda: self.other_sets[0],
                 lambda: findings_history.batch_size(by("dynamics.16"), frames),
                 lambda: measured.recorded("dynamics", self.grid.profile),
-                lambda: findings_shift.domain_distance(by("dynamics.18"), frames, distances.recorded(self.grid)),
+                lambda: findings_shift.domain_distance(
+                    by("dynamics.18", more), compared, distances.recorded(self.grid)
+                ),
                 lambda: findings_history.hidden_history(by("dynamics.19"), frames),
             ],
         )

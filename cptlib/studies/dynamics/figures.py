@@ -183,7 +183,7 @@ def shift_forms(frames: Frames):
             fitted = seen.area[seen.step <= shifts.last_step(grid)][-1]
             ax.axvline(fitted, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))
             ax.set_xscale("log")
-            ax.set_xlabel("forward area since the switch, S1c")
+            ax.set_xlabel("forward area since the switch, S1c (LR × steps)")
             ax.set_ylabel(f"shift of the {loss} loss ({NATS})")
         axes[0].legend()
     return figure
@@ -191,14 +191,14 @@ def shift_forms(frames: Frames):
 
 def shift_curves(frames: Frames):
     """Shifts by transfer start, model size and domain: general loss above, domain loss below."""
-    grid = frames.grid
+    grid, compared = frames.grid, frames.compared
     with style():
         figure, axes = plt.subplots(2, 3, figsize=(WIDTHS["wide"], 4.8), sharex=True)
         for row, loss in zip(axes, LOSSES, strict=True):
-            far = shifts.towards_far(frames, loss)
-            near = shifts.by_start(frames, loss)[grid.base_tokens]
+            far, by_start = shifts.towards_far(compared, loss), shifts.by_start(compared, loss)
+            near = by_start[grid.base_tokens]
             sizes = {f"width {w}": made for w, made in shifts.by_size(frames, loss).items()}
-            starts = {short(start): made for start, made in shifts.by_start(frames, loss).items()}
+            starts = {short(start): made for start, made in by_start.items()}
             for ax, many in zip(row, (starts, sizes, {grid.domain: near, grid.far_domain: far}), strict=True):
                 for k, (label, made) in enumerate(many.items()):
                     values = made.values
@@ -207,12 +207,12 @@ def shift_curves(frames: Frames):
                         **(category(k) | {"markersize": 2.5}),
                     )  # fmt: skip
                 ax.axhline(0, **GREY)
-            row[0].set_ylabel(f"shift of the {loss} loss")
+            row[0].set_ylabel(f"shift of the {loss} loss (nats)")
         for ax, title in zip(axes[0], ("tokens before the switch", "model size", "domain"), strict=True):
             ax.set_title(title, fontsize=9)
             ax.legend(fontsize=7)
         for ax in axes[1]:
-            ax.set_xlabel("S1c")
+            ax.set_xlabel("S1c (LR × steps)")
     return figure
 
 
@@ -235,7 +235,7 @@ def patterns(frames: Frames):
                     one["S1c"], (expected - expected[:, :1]).mean(axis=0), "-", color=colour, label=short(start)
                 )
             ax.axhline(0, **GREY)
-            ax.set_xlabel("S1c")
+            ax.set_xlabel("S1c (LR × steps)")
             ax.set_title("domain text alone" if strength == "strong" else "half general text")
         axes[0].set_ylabel(f"general loss minus its start ({NATS})")
         handles, labels = axes[0].get_legend_handles_labels()  # the left panel has every start
@@ -259,7 +259,7 @@ def fourth_pattern():
         ax.axvspan(1e-2, 12, color="#eeeeee", zorder=0)
         ax.annotate("runs of the paper", (0.014, 0.17), fontsize=8)
         ax.set_xscale("log")
-        ax.set_xlabel("forward area since the switch, S1c")
+        ax.set_xlabel("forward area since the switch, S1c (LR × steps)")
         ax.set_ylabel(f"change of the general loss ({NATS})")
         legend_right(ax, "S1p at the\nswitch")
     return figure

@@ -11,7 +11,16 @@ from cptlib.studies.dynamics import findings_history, plans, shifts
 from cptlib.studies.dynamics.evidence import Chapter
 from cptlib.studies.dynamics.figures import GREY, NATS
 from cptlib.studies.dynamics.findings_fit import seen_fit
-from cptlib.studies.dynamics.findings_goals import continued_arm, finals, panel_arms, potential_arm
+from cptlib.studies.dynamics.findings_goals import (
+    WEIGHTS,
+    continued_arm,
+    finals,
+    panel_arms,
+    potential_arm,
+    replay_losses,
+    scratch_losses,
+)
+from cptlib.studies.dynamics.findings_goals import best_shares as best_shares_of
 from cptlib.studies.dynamics.findings_shift import PRINTED, REPLAY, replay_fit
 from cptlib.studies.dynamics.plans import goal
 from cptlib.studies.dynamics.tables import Frames
@@ -40,7 +49,7 @@ def loss_potential(frames: Frames):
         _bars(axes[2], all_of, on_general, "on general text", category(2))
         for ax, name in zip(axes, ("domain", "domain", "general"), strict=True):
             ax.set_xlabel("loss potential")
-            ax.set_ylabel(f"final {name} loss")
+            ax.set_ylabel(f"final {name} loss ({NATS})")
             ax.legend(fontsize=7)
     return figure
 
@@ -102,6 +111,34 @@ def goals(chapter: Chapter):
     return figure
 
 
+def best_shares(frames: Frames):
+    """What a share of general text costs, from scratch and from the main base, and the best share for every goal."""
+    made = best_shares_of(frames)
+    panels = {"from scratch": scratch_losses(frames), "from the base": replay_losses(frames)}
+    with style():
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTHS["wide"], 3.0))
+        for ax, (title, (shares, losses)) in zip(axes, panels.items(), strict=False):
+            for k, weight in enumerate(WEIGHTS):
+                level = goal(losses["general"], losses["domain"], weight).mean(axis=0)
+                look = ordered(k, len(WEIGHTS)) | {"markersize": 3}
+                ax.plot(shares, level - level.min(), **look, label=f"{weight:g}")
+            ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))  # valleys are flat
+            ax.set_ylim(0)
+            ax.set_title(title, fontsize=9)
+            ax.set_xlabel("share of general text")
+        axes[0].set_ylabel(f"goal over its lowest ({NATS})")
+        for k, (start, label) in enumerate((("scratch", "from scratch"), ("base", "from the base"))):
+            seeds = made[made["start"] == start].pivot(index="seed", columns="weight", values="trained")
+            at = np.array(WEIGHTS) + 0.015 * (2 * k - 1)
+            _bars(axes[2], at, seeds.to_numpy(), label, category(k) | {"linestyle": "none"})
+        axes[2].plot([0, 1], [0, 1], **GREY)
+        axes[2].set_xlabel("weight of the general loss")
+        axes[2].set_ylabel("best share of general text")
+        axes[1].legend(title="$\\lambda_1$", fontsize=7)
+        axes[2].legend(fontsize=7)
+    return figure
+
+
 def replay(frames: Frames):
     """The shift at the end by share of the domain, and what both forms of Eq. 8 make of it."""
     grid = frames.grid
@@ -135,7 +172,10 @@ def domains(chapter: Chapter):
     table = chapter.domains
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTHS["wide"], 3.0), sharey=True)
-        labels = {"loss_gap": "base's loss on the domain minus general", "token_distance": "distance of token pairs"}
+        labels = {
+            "loss_gap": f"base's loss, domain minus general ({NATS})",
+            "token_distance": "Jensen-Shannon distance of token pairs",
+        }
         for ax, (column, label) in zip(axes, labels.items(), strict=True):
             for k, (name, part) in enumerate(table.groupby("domain", sort=False)):
                 look = category(k) | {"linestyle": "none"}
@@ -169,8 +209,8 @@ def other_sets(chapter: Chapter):
             ax.plot(ends, ends, **GREY)
             ax.plot(seen, made, **(category(k) | {"linestyle": "none", "markersize": 2.5}))
             ax.set_title(name, fontsize=9)
-            ax.set_xlabel("measured")
-        np.atleast_1d(axes)[0].set_ylabel("mixture of the two losses")
+            ax.set_xlabel("measured (nats)")
+        np.atleast_1d(axes)[0].set_ylabel("mixture of the\ntwo losses (nats)")
     return figure
 
 

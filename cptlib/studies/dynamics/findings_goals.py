@@ -12,7 +12,7 @@ from cptlib.studies.dynamics.findings_shift import replay_arms, trend
 from cptlib.studies.dynamics.grid import Grid
 from cptlib.studies.dynamics.plans import goal
 from cptlib.studies.dynamics.printed import FIG7, formula_losses
-from cptlib.studies.dynamics.shifts import last_step
+from cptlib.studies.dynamics.shifts import COLUMN, last_step
 from cptlib.studies.dynamics.tables import Frames, by_seed, rows
 from cptlib.studies.evidence import Evidence, over_seeds, percent, replicates
 
@@ -84,7 +84,7 @@ def planned_losses(frames: Frames, spec, values, step: int | None = None) -> dic
     """Final losses of runs at planned values: {"general", "domain"} to arrays (seeds, values)."""
     out = {"general": [], "domain": []}
     for seed in frames.grid.seeds:
-        for loss, column in (("general", "general"), ("domain", "domain_loss")):
+        for loss, column in COLUMN.items():
             out[loss].append([_end(frames, spec(seed, value), column, step) for value in values])
     return {loss: np.array(rows_of) for loss, rows_of in out.items()}
 
@@ -196,18 +196,56 @@ def replay_losses(frames: Frames) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     }
 
 
+def scratch_losses(frames: Frames) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Shares of general text, 0 to 1, and the final losses of the models trained on them from the start."""
+    runs = {seed: frames.grid.scratch(seed) for seed in frames.grid.seeds}
+    losses = {
+        loss: np.array([[_end(frames, spec, column, None) for spec in of.values()] for of in runs.values()])
+        for loss, column in COLUMN.items()
+    }
+    return np.array(list(next(iter(runs.values())))), losses
+
+
+def lowest_between(levels: np.ndarray, values: np.ndarray) -> float:
+    """Where values at ascending levels are lowest, read between them: the vertex of the parabola through the lowest
+    and its two neighbours, or an end where that is the lowest."""
+    k = int(values.argmin())
+    if k in (0, len(levels) - 1):
+        return float(levels[k])
+    a, b, _ = np.polyfit(levels[k - 1 : k + 2], values[k - 1 : k + 2], 2)
+    return float(-b / (2 * a))
+
+
+def best_shares(frames: Frames) -> pd.DataFrame:
+    """Best share of general text for every goal: `start` ("scratch", "base"), `seed, weight, trained, between`.
+
+    `trained` is the best trained share, `between` is read between them (`lowest_between`).
+    """
+    out = []
+    for start, (shares, losses) in (("scratch", scratch_losses(frames)), ("base", replay_losses(frames))):
+        for weight in WEIGHTS:
+            for seed, values in zip(frames.grid.seeds, goal(losses["general"], losses["domain"], weight), strict=True):
+                best = {"trained": shares[values.argmin()], "between": lowest_between(shares, values)}
+                out.append({"start": start, "seed": seed, "weight": weight, **best})
+    return pd.DataFrame(out)
+
+
 def optimal_replay(evidence: Evidence, frames: Frames, planned: pd.DataFrame) -> tuple[list[Finding], pd.DataFrame]:
-    """dynamics.14, the arm from a pre-trained model. Returns the findings and one row a trained share."""
+    """dynamics.14. Returns the findings and one row a trained share of the arm from a pre-trained model.
+
+    A profile without mixtures from scratch has nothing to say about them.
+    """
     grid, n = frames.grid, len(frames.grid.seeds)
     shares, trained = replay_losses(frames)
     made = planned_losses(frames, grid.at_replay, planned["replay"], last_step(grid))
-    lowest = np.stack(
-        [shares[goal(trained["general"], trained["domain"], w).argmin(axis=1)] for w in WEIGHTS], axis=1
-    )
-    away = np.abs(lowest - np.array(WEIGHTS)).mean(axis=1)
+    best = best_shares(frames)
+    away = best.assign(**{how: (best[how] - best["weight"]).abs() for how in ("trained", "between")})
+    away = away.groupby(["start", "seed"])[["trained", "between"]].mean()
     of = planned["weight"].to_numpy()
+    measured = {"distance_scratch": "trained", "distance_between": "between"} if grid.scratch_replays else {}
     return [
-        evidence.replicated("distance_pretrained", replicates(away)),
+        *(evidence.replicated(name, replicates(away.loc["scratch", how])) for name, how in measured.items()),
+        evidence.replicated("distance_pretrained", replicates(away.loc["base", "trained"])),
         evidence.replicated("regret_replay", over_seeds(lambda w: regret(trained, made, of, w), n)),
     ], _trained_table(
         {"replay": shares}, {"replay": trained}, {"replay": planned["replay"].to_numpy()}, {"replay": made}

@@ -48,13 +48,13 @@ def knowledge_pile_changes() -> pd.DataFrame:
         course = turning(FIG3["general"], S1p)
         made.append(
             {
-                "S1p": S1p,
-                "highest change": course.peak[1],
+                "S1p (LR x steps)": S1p,
+                "highest change (nats)": course.peak[1],
                 "at S1c": course.peak[0],
                 "back at S1c": np.nan if course.length is None else course.length,
-                "lowest change after": course.trough[1],
+                "lowest change after (nats)": course.trough[1],
                 "at S1c ": course.trough[0],
-                "limit of the change": course.limit,
+                "limit of the change (nats)": course.limit,
                 "pattern": course.pattern,
             }
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cptlib.studies.dynamics import findings_fit, turning
+from cptlib.studies.dynamics import findings_fit, findings_goals, turning
 from cptlib.studies.dynamics.evidence import Chapter
 from cptlib.studies.dynamics.fits import MAIN, Fitted, Sample
 from cptlib.studies.dynamics.printed import (
@@ -19,6 +19,7 @@ from cptlib.studies.dynamics.printed import (
 from cptlib.studies.report import interval
 
 LOSSES = ("general", "domain")
+PLANNED = {"peak": "peak learning rate", "potential": "loss potential", "replay": "share of general text"}
 # names of arms by what they are for: a prefix, and a sentence
 GROUPS = (
     ("domain constant|domain wsd|domain linear", "schedules on the domain"),
@@ -38,11 +39,17 @@ def planned_runs(chapter: Chapter) -> str:
     """How many of the runs were trained at planned values."""
     specs = chapter.grid.fixed()
     fixed = {part.id for spec in specs for part in (spec, spec.start) if part is not None}
-    return f"{len(set(chapter.used) - fixed)} of them at planned values"
+    more = chapter.grid.shift_seeds
+    return f"{len(set(chapter.used) - fixed)} of them at planned values" + (
+        f", {sum(record.seed in more for record in chapter.used.values())} on seeds "
+        f"{' and '.join(map(str, more))}, which only compare shifts"
+        if more
+        else ""
+    )
 
 
 def design_table(chapter: Chapter) -> pd.DataFrame:
-    """Continued runs of a seed by purpose."""
+    """Runs of a seed by purpose: continued ones, and those trained on a mixture from the start."""
     arms = chapter.grid.arms(chapter.grid.seeds[0])
     table = pd.DataFrame({"arm": list(arms), "tokens": [spec.tokens for spec in arms.values()]})
     rows, left = [], table
@@ -52,6 +59,9 @@ def design_table(chapter: Chapter) -> pd.DataFrame:
         rows.append({"runs for": text, "runs a seed": int(mine.sum()), "tokens (M)": left["tokens"][mine].sum() / 1e6})
         left = left[~mine]
     rows.append({"runs for": "other domains", "runs a seed": len(left), "tokens (M)": left["tokens"].sum() / 1e6})
+    scratch = chapter.grid.scratch(chapter.grid.seeds[0])
+    mixed = [scratch[share].tokens / 1e6 for share in chapter.grid.scratch_replays]
+    rows.append({"runs for": "mixtures from the start", "runs a seed": len(mixed), "tokens (M)": sum(mixed)})
     return pd.DataFrame(rows)
 
 
@@ -72,10 +82,10 @@ def base_table(chapter: Chapter) -> pd.DataFrame:
                 "text": name,
                 "tokens (M)": base.tokens / 1e6,
                 "loss potential": base.schedule.final,
-                "S1p": area["S1p"],
-                "S2p": area["S2p"],
-                "general loss": np.mean([r.final_loss(grid.general) for r in records]),
-                "domain loss": np.mean([r.final_loss(grid.domain) for r in records]),
+                "S1p (LR x steps)": area["S1p"],
+                "S2p (LR x steps)": area["S2p"],
+                "general loss (nats)": np.mean([r.final_loss(grid.general) for r in records]),
+                "domain loss (nats)": np.mean([r.final_loss(grid.domain) for r in records]),
             }
         )
     return pd.DataFrame(rows)
@@ -85,6 +95,11 @@ def value(chapter: Chapter, claim: str, statistic: str, digits: int = 3) -> str:
     """ "value [lo, hi]" of a finding."""
     (made,) = (f for f in chapter.findings if f.claim == claim and f.statistic == statistic and f.arm is None)
     return interval(made.value, made.lo, made.hi, digits)
+
+
+def unit_word(unit: str) -> str:
+    """A unit as it is shown; a ratio has none."""
+    return "none" if unit == "1" else unit
 
 
 def findings_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame:
@@ -99,7 +114,7 @@ def findings_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFra
             shown = {loss: interval(f.value, f.lo, f.hi) if f else "–" for loss, f in pair.items()}
             rows.append(
                 {"statistic": name.replace("_", " "), "general loss": shown["general"], "domain loss": shown["domain"],
-                 "unit": some.unit, "what it is (first loss)": what}
+                 "unit": unit_word(some.unit), "what it is (first loss)": what}
             )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -113,7 +128,7 @@ def single_table(chapter: Chapter, claim: str, *statistics: str) -> pd.DataFrame
                 {
                     "statistic": made.statistic.replace("_", " "),
                     "value": interval(made.value, made.lo, made.hi),
-                    "unit": made.unit,
+                    "unit": unit_word(made.unit),
                     "what it is": chapter.claims[claim].statistics[made.statistic].what,
                 }
             )
@@ -130,8 +145,8 @@ def pretraining_cost(chapter: Chapter) -> pd.DataFrame:
         rows.append(
             {
                 "loss": loss,
-                "fitted with pre-training curves": full.mae(full.sample.after).mean(),
-                "fitted to the runs after the switch": alone.mae(after.after).mean(),
+                "MAE, fitted with pre-training curves (nats)": full.mae(full.sample.after).mean(),
+                "MAE, fitted to the runs after the switch (nats)": alone.mae(after.after).mean(),
                 "R2 of the latter": alone.r2(after.after).mean(),
             }
         )
@@ -172,7 +187,8 @@ def annealing_table(chapter: Chapter) -> pd.DataFrame:
         columns=["fit", "C1", "C2"],
     )
     table = pd.concat([made, paper], ignore_index=True)
-    return table.assign(**{"C2 - C1": table["C2"] - table["C1"]})
+    table["C2 - C1"] = table["C2"] - table["C1"]
+    return table.rename(columns={name: f"{name} (nats per unit of S2)" for name in ("C1", "C2", "C2 - C1")})
 
 
 def pattern_table(chapter: Chapter) -> pd.DataFrame:
@@ -188,12 +204,12 @@ def pattern_table(chapter: Chapter) -> pd.DataFrame:
             {
                 "shift": strength,
                 "tokens before the switch": int(start),
-                "S1p": part["S1p"].iloc[0],
+                "S1p (LR x steps)": part["S1p"].iloc[0],
                 "measured (seeds)": counted("measured"),
                 "predicted without this start": counted("predicted"),
-                "turning length S1c": back["length"].median(),
-                "predicted": back["predicted_length"].median(),
-                "end of the run": part["end"].iloc[0],
+                "turning length S1c (LR x steps)": back["length"].median(),
+                "predicted (LR x steps)": back["predicted_length"].median(),
+                "end of the run (LR x steps)": part["end"].iloc[0],
             }
         )
     return pd.DataFrame(rows).sort_values(["shift", "tokens before the switch"])
@@ -210,39 +226,65 @@ def formula_table() -> pd.DataFrame:
     for loss in LOSSES:
         for peak, made, known in zip(FIG7_PEAKS, formula_losses(loss), FIG7[loss], strict=True):
             rows.append(
-                {"loss": loss, "CPT peak": peak, "Eq. 4": f"{made:.4f}", "independent calculation": f"{known:.4f}"}
+                {
+                    "loss": loss,
+                    "CPT peak (LR)": peak,
+                    "Eq. 4 (nats)": f"{made:.4f}",
+                    "independent calculation (nats)": f"{known:.4f}",
+                }
             )
     return pd.DataFrame(rows)
 
 
 def planned_table(chapter: Chapter) -> pd.DataFrame:
-    """Planned values by goal, and the best trained values."""
+    """What was planned for each goal, what was best of all that was trained, and what the difference costs."""
     trained = pd.concat([chapter.optima[1], chapter.optimal_replay[1]])
     rows = []
-    for _, plan in chapter.planned.iterrows():
-        row = {"lambda_1": plan["weight"]}
-        for what in ("peak", "potential", "replay"):
+    for what, words in PLANNED.items():
+        for _, plan in chapter.planned.iterrows():
             part = trained[trained["what"] == what]
             made = plan["weight"] * part["general"] + (1 - plan["weight"]) * part["domain"]
             at = part["value"].to_numpy()[int(made.to_numpy().argmin())]
             goal_at = made[np.isclose(part["value"], plan[what])].iloc[0]
-            row |= {
-                f"{what}: planned": f"{plan[what]:g}",
-                "best trained" + " " * len(what): f"{at:g}",
-                "cost of the plan (nats)" + " " * len(what): goal_at - made.min(),
-            }
-        rows.append(row)
+            rows.append(
+                {
+                    "choice": words,
+                    "weight of the general loss": f"{plan['weight']:g}",
+                    "planned": f"{plan[what]:g}",
+                    "best trained": f"{at:g}",
+                    "cost of the plan (nats)": goal_at - made.min(),
+                }
+            )
     return pd.DataFrame(rows)
+
+
+def replay_table(chapter: Chapter) -> pd.DataFrame:
+    """Best share of general text for every goal, from scratch and from the main base: mean over seeds (range)."""
+    made = findings_goals.best_shares(chapter.frames)
+    columns = {
+        ("scratch", "trained"): "from scratch",
+        ("scratch", "between"): "from scratch, read between",
+        ("base", "trained"): "from the base",
+        ("base", "between"): "from the base, read between",
+    }
+    table = pd.DataFrame({"weight of the general loss": [f"{weight:g}" for weight in findings_goals.WEIGHTS]})
+    for (start, how), name in columns.items():
+        seeds = made[made["start"] == start].groupby("weight")[how].agg(["mean", "min", "max"])
+        table[name] = [
+            f"{row['mean']:.2f}" + ("" if row["min"] == row["max"] else f" ({row['min']:.2f} to {row['max']:.2f})")
+            for _, row in seeds.iterrows()
+        ]
+    return table
 
 
 def mixture_table(chapter: Chapter) -> pd.DataFrame:
     """Coefficients of the two losses on every unseen set, and the paper's."""
     ours = chapter.other_sets[1].rename(
         columns={
-            "mae": "held-out MAE",
+            "mae": "held-out MAE (nats)",
             "r2": "held-out R2",
-            "mae_with_intercept": "MAE, with an intercept",
-            "mae_general_only": "MAE, general loss and an intercept",
+            "mae_with_intercept": "MAE with an intercept (nats)",
+            "mae_general_only": "MAE of general loss and an intercept (nats)",
         }
     )
     ours = ours.drop(columns=["mae_intercept", "mae_far"])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.studies.dynamics.grid import LENGTHS, Grid
-from cptlib.studies.dynamics.tables import Frames
+from cptlib.studies.dynamics.tables import Frames, pretraining
 
 COLUMN = {"general": "general", "domain": "domain_loss"}
 COMPARED = 20  # steps at which curves are compared
@@ -140,8 +140,7 @@ def restart(frames: Frames, loss: str) -> np.ndarray:
     Read at 80 % of the longest base, where that was scored; the twin's curve is interpolated linearly in tokens.
     """
     grid = frames.grid
-    before = frames.pretraining()
-    longest = before[before["start"] == max(grid.starts)]
+    longest = pretraining(grid, frames.records, [grid.base(seed, tokens=max(grid.starts)) for seed in grid.seeds])
     at = longest["D"].unique()
     at = at[np.abs(at - 0.8 * max(grid.starts)).argmin()]
     twin, out = frames.main[frames.main["arm"] == "general constant"], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -19,11 +19,15 @@ from cptlib.studies.dynamics.fits import Sample
 from cptlib.studies.dynamics.grid import Grid
 
 Made = TypeVar("Made")
+Arms = Callable[[Grid, int], Mapping[str, RunSpec]]
+"""From a seed of a grid to its continued runs by name."""
 AREAS = ("S1p", "S2p", "S1c", "S2c")
 PAPER_DECAY = 0.999
 
 
-def curves(grid: Grid, records: Mapping[str, Record], decay: float | None = None) -> pd.DataFrame:
+def curves(
+    grid: Grid, records: Mapping[str, Record], decay: float | None = None, arms: Arms = Grid.arms
+) -> pd.DataFrame:
     """Every continued run of the fixed grid, one row an evaluation, the switch included.
 
     Parameters
@@ -33,6 +37,8 @@ def curves(grid: Grid, records: Mapping[str, Record], decay: float | None = None
         Spec id to record.
     decay : float, optional
         lambda of the annealing area; by default the grid's.
+    arms : callable
+        Which runs of a seed; by default all.
 
     Returns
     -------
@@ -41,7 +47,7 @@ def curves(grid: Grid, records: Mapping[str, Record], decay: float | None = None
     """
     parts = []
     for seed in grid.seeds:
-        for arm, spec in grid.arms(seed).items():
+        for arm, spec in arms(grid, seed).items():
             parts.append(rows(grid, spec, records, decay).assign(arm=arm))
     return pd.concat(parts, ignore_index=True)
 
@@ -182,20 +188,35 @@ def by_seed(table: pd.DataFrame, arm: str, column: str, step: int | None = None)
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The curves of a profile's records, under the grid's lambda and under the paper's; each read once."""
+    """The curves of a profile's records, under the grid's lambda and under the paper's; each read once.
+
+    Parameters
+    ----------
+    grid : Grid
+    records : mapping
+    arms : callable
+        Which continued runs of a seed; by default all.
+    """
 
     grid: Grid
     records: Mapping[str, Record]
+    arms: Arms = Grid.arms
 
     @cached_property
     def main(self) -> pd.DataFrame:
         """All continued runs of the fixed grid."""
-        return curves(self.grid, self.records)
+        return curves(self.grid, self.records, arms=self.arms)
 
     @cached_property
     def memory(self) -> pd.DataFrame:
         """The same with lambda = 0.999."""
-        return curves(self.grid, self.records, PAPER_DECAY)
+        return curves(self.grid, self.records, PAPER_DECAY, self.arms)
+
+    @cached_property
+    def compared(self) -> Frames:
+        """The runs that compare shifts, of the further seeds too."""
+        seeds = (*self.grid.seeds, *self.grid.shift_seeds)
+        return Frames(replace(self.grid, seeds=seeds, shift_seeds=()), self.records, Grid.shift_arms)
 
     @cached_property
     def _made(self) -> dict[tuple, object]:
