@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
 
-from cptlib.book import needed_pages
 from cptlib.evidence.registry import load_papers
 from cptlib.files import project_root
 
 pytestmark = pytest.mark.browser
 
-GUIDES = ("how-to-read", "re-execute", "your-own-runs", "glossary", "laws", "commands", "api", "status", "bibliography")
-PAGES = ["index", *(f"guide/{name}" for name in GUIDES), *(f"chapters/{name}" for name in needed_pages(project_root()))]
+CONTENTS = (project_root() / "book" / "_toc.yml").read_text(encoding="utf-8")
+PAGES = ["index", *re.findall(r"(?:guide|chapters)/[\w-]+", CONTENTS)]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/") and page != "chapters/guide"]  # one a paper
 LARGE = 4.5  # contrast of text that is not large, WCAG AA
 
