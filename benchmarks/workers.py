@@ -85,7 +85,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of libraries other than torch, whose threads the engine sets
     results = []
-    for width, steps, repeats in [(32, 60, 3)] if quick else [(32, 200, 5), (64, 120, 5), (96, 60, 5)]:
+    for width, steps, repeats in [(32, 60, 3)] if quick else [(32, 200, 3), (64, 120, 3), (96, 60, 3)]:
         for line in scaling(width, steps, repeats, os.cpu_count() or 1):
             results.append(line)
             print(
