@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from cptlib.errors import CptError
 from cptlib.runs.spec import ModelSpec, RunSpec
 
-CACHED_TOKENS = 1024
-"""Tokens that go through ladder models at a time on a CPU: what they leave stays in a core's cache."""
+CACHED_VALUES = 2**16
+"""Tokens times width that go through ladder models at a time on a CPU: what they leave stays near the core."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Engine:
             return min(self.micro_batch, sequences)
         if not self.side_by_side(spec) or not self.resolved_device().startswith("cpu"):
             return sequences
-        at_most = max(1, min(sequences // self.threads, CACHED_TOKENS // (spec.model.context * runs)))
+        at_most = max(
+            1, min(sequences // self.threads, CACHED_VALUES // (spec.model.width * spec.model.context * runs))
+        )
         # equal parts, where that is possible without tiny ones: each shape would be compiled
         return max((n for n in range(-(-at_most // 2), at_most + 1) if sequences % n == 0), default=at_most)

@@ -57,11 +57,11 @@ def initial(model: ModelSpec, vocab_size: int, seed: int) -> dict[str, torch.Ten
     return {n: drawn[n] if n in drawn else torch.ones(shape) for n, shape in shapes(model, vocab_size).items()}
 
 
-@cache
-def _rotation(context: int, head: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of every position's angles, (T, 1, head): the second half of a head turns with the first."""
+def rotation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of every position's angles, (T, 1, 1, head): the second half of a head turns with the first."""
+    head = model.width // Shape.of(model).heads
     frequency = THETA ** -(torch.arange(0, head, 2, dtype=torch.float32) / head)
-    angle = torch.outer(torch.arange(context, dtype=torch.float32), frequency).repeat(1, 2)[:, None]
+    angle = torch.outer(torch.arange(model.context, dtype=torch.float32), frequency).repeat(1, 2)[:, None, None]
     return angle.cos().to(device), angle.sin().to(device)
 
 
@@ -77,12 +77,14 @@ def _normed(h, weight):
     return functional.rms_norm(h, weight.shape[-1:], None, EPS) * weight[:, None]
 
 
-def hidden(model: ModelSpec, parameters: dict[str, torch.Tensor], x_BT: torch.Tensor) -> torch.Tensor:
+def hidden(model: ModelSpec, turn: tuple, parameters: dict[str, torch.Tensor], x_BT: torch.Tensor) -> torch.Tensor:
     """What the output matrix is applied to.
 
     Parameters
     ----------
     model : ModelSpec
+    turn : tuple
+        Its `rotation`.
     parameters : dict
         As `shapes` has them, or with a leading axis K.
     x_BT : Tensor of int64, (B, T) or (K, B, T)
@@ -94,8 +96,7 @@ def hidden(model: ModelSpec, parameters: dict[str, torch.Tensor], x_BT: torch.Te
     shape, p = Shape.of(model), parameters
     lead, (batch, context) = x_BT.shape[:-2], x_BT.shape[-2:]
     head = model.width // shape.heads
-    cosine, sine = _rotation(model.context, head, x_BT.device)
-    cosine, sine = cosine[:context], sine[:context]
+    cosine, sine = (angles[:context] for angles in turn)
     embedding = p["model.embed_tokens.weight"]
     rows = x_BT.flatten(-2)
     if lead:
@@ -107,8 +108,7 @@ def hidden(model: ModelSpec, parameters: dict[str, torch.Tensor], x_BT: torch.Te
         qkv = torch.cat([p[f"{layer}self_attn.{name}_proj.weight"] for name in "qkv"], -2)
         # runs beside each other are sequences beside each other to attention
         heads = (a @ qkv.mT).view(-1, context, 3, shape.heads, head)
-        q, k, v = heads.unbind(2)
-        q, k = _turned(q, cosine, sine), _turned(k, cosine, sine)
+        (q, k), v = _turned(heads[:, :, :2], cosine, sine).unbind(2), heads[:, :, 2]
         a = functional.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
         )
@@ -122,7 +122,13 @@ def hidden(model: ModelSpec, parameters: dict[str, torch.Tensor], x_BT: torch.Te
 
 
 def loss_sum(
-    model: ModelSpec, precision: str, fused: bool, parameters: dict[str, torch.Tensor], x_BT: torch.Tensor, y_BT
+    model: ModelSpec,
+    precision: str,
+    fused: bool,
+    turn: tuple,
+    parameters: dict[str, torch.Tensor],
+    x_BT: torch.Tensor,
+    y_BT: torch.Tensor,
 ) -> torch.Tensor:
     """Summed cross-entropy of each run's batch, nats; () or (K,).
 
@@ -133,11 +139,11 @@ def loss_sum(
         bf16 is autocast: matrix products in bfloat16, everything else in float32.
     fused : bool
         Output matrix and cross-entropy together, some tokens at a time; else left to a compiler to arrange.
-    parameters, x_BT, y_BT
+    turn, parameters, x_BT, y_BT
         As in `hidden`; y_BT has the tokens to predict.
     """
     with torch.autocast(x_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        h = hidden(model, parameters, x_BT)
+        h = hidden(model, turn, parameters, x_BT)
         output, targets = parameters["model.embed_tokens.weight"], y_BT.flatten(-2)
         if fused:
             return _FusedLoss.apply(h, output, targets, precision == "bf16")
@@ -164,10 +170,12 @@ class _FusedLoss(torch.autograd.Function):
         for first in range(0, h3.shape[1], LOGIT_ROWS):
             rows, y = h3[:, first : first + LOGIT_ROWS], y2[:, first : first + LOGIT_ROWS, None]
             logits = torch.bmm(rows, w3.mT).float()
-            norm = logits.logsumexp(-1, keepdim=True)
-            total += (norm - logits.gather(-1, y)).sum((1, 2))
+            logits -= logits.amax(-1, keepdim=True)
+            right = logits.gather(-1, y)
+            mass = logits.exp_().sum(-1, keepdim=True)
+            total += (mass.log() - right).sum((1, 2))
             if wanted:
-                slope = logits.sub_(norm).exp_()  # softmax, less one at the target
+                slope = logits.div_(mass)  # softmax, less one at the target
                 slope.scatter_add_(-1, y, slope.new_full(y.shape, -1.0))
                 slope = slope.to(h3.dtype)
                 grad_h[:, first : first + LOGIT_ROWS] = torch.bmm(slope, w3)

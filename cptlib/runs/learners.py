@@ -129,7 +129,7 @@ class LadderRuns(Learner):
             for k, spec in enumerate(specs)
         ]
         self._pool = ThreadPoolExecutor(self.threads, initializer=_settle_thread) if self.threads > 1 else None
-        self._fused = not engine.compiled
+        self._fused, self._turn = not engine.compiled, ladder.rotation(first.model, self.device)
         self._loss_sum = _compiled_ladder() if engine.compiled else ladder.loss_sum
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -160,7 +160,8 @@ class LadderRuns(Learner):
         if len(self.specs) == 1:
             x_KBT, y_KBT = x_KBT[0], y_KBT[0]
         first = self.specs[0]
-        made = self._loss_sum(first.model, first.precision, self._fused, self._replicas[thread], x_KBT, y_KBT)
+        leaves = self._replicas[thread]
+        made = self._loss_sum(first.model, first.precision, self._fused, self._turn, leaves, x_KBT, y_KBT)
         return made.view(len(self.specs))
 
     def step(self, inputs, targets, counts, rates):

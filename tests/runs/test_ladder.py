@@ -61,8 +61,9 @@ def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size
     own = {name: p.detach().clone().requires_grad_() for name, p in theirs.named_parameters()}
     # another run beside it, on other data, must not be felt
     both = {name: torch.stack([1.1 * p.detach(), p.detach()]).requires_grad_() for name, p in own.items()}
-    alone = ladder.loss_sum(model, "fp32", fused, own, x_BT, y_BT)
-    beside = ladder.loss_sum(model, "fp32", fused, both, torch.stack([y_BT, x_BT]), torch.stack([x_BT, y_BT]))
+    turn = ladder.rotation(model, "cpu")
+    alone = ladder.loss_sum(model, "fp32", fused, turn, own, x_BT, y_BT)
+    beside = ladder.loss_sum(model, "fp32", fused, turn, both, torch.stack([y_BT, x_BT]), torch.stack([x_BT, y_BT]))
     alone.backward()
     beside.sum().backward()
     assert alone.item() == pytest.approx(expected.item(), rel=1e-6)
