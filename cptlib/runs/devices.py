@@ -1,8 +1,9 @@
 """One run over several devices: every process holds the model and takes its share of each batch (data parallel).
 
-`accelerate` starts the processes and says which device each of them has:
+`torchrun` starts the processes, on one machine or on several, and says which device each of them has; so does
+`accelerate launch` where there are GPUs:
 
-    accelerate launch --num_processes 2 -m cptlib.runs.devices SPEC.json --study mine --profile laptop
+    torchrun --nproc-per-node 2 -m cptlib.runs.devices SPEC.json --study mine --profile laptop
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,40 +50,56 @@ class Alone:
         """Until all processes are here."""
 
 
-class Together(Alone):
-    """One of several processes that share a run."""
+class Replicas(Alone):
+    """One of several processes that each hold the model (data parallel)."""
 
-    def __init__(self, cpu: bool) -> None:
-        try:
-            from accelerate import Accelerator
-        except ImportError:
-            raise CptError("several devices: the package `accelerate` is needed; pip install accelerate") from None
-        self._accelerator = Accelerator(cpu=cpu)
-        self.world, self.main = self._accelerator.num_processes, self._accelerator.is_main_process
+    def __init__(self, device: str) -> None:
+        import torch
+        import torch.distributed as dist
+
+        if absent := [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]:
+            raise CptError(
+                f"several devices: {absent[0]} is not set; start the processes with torchrun --nproc-per-node N -m "
+                "cptlib.runs.devices"
+            )
+        self._device = device
+        if device.startswith("cuda"):
+            self._device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(self._device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        self._rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.main = self._rank == 0
 
     def device(self, chosen: str) -> str:
-        return str(self._accelerator.device)
+        return self._device
 
     def share(self, *rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(array[self._accelerator.process_index :: self.world] for array in rows)
+        return tuple(array[self._rank :: self.world] for array in rows)
 
     def shared(self, model):
-        return self._accelerator.prepare_model(model)
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model)
 
     def backward(self, model, loss, last: bool) -> None:
-        apart: AbstractContextManager = contextlib.nullcontext() if last else self._accelerator.no_sync(model)
+        apart: AbstractContextManager = contextlib.nullcontext() if last else model.no_sync()
         with apart:
-            self._accelerator.backward(loss * self.world)  # what is exchanged is the mean
+            (loss * self.world).backward()  # what is exchanged is the mean
 
     def total(self, value):
         import torch
+        import torch.distributed as dist
 
         if isinstance(value, float):
-            return float(self.total(torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)))
-        return self._accelerator.reduce(value, "sum")
+            return float(self.total(torch.tensor(value, dtype=torch.float64, device=self._device)))
+        dist.all_reduce(value := value.clone())
+        return value
 
     def wait(self) -> None:
-        self._accelerator.wait_for_everyone()
+        import torch.distributed as dist
+
+        dist.barrier()
 
 
 def group(parallel: bool, device: str, sequences: int) -> Alone:
@@ -90,44 +108,57 @@ def group(parallel: bool, device: str, sequences: int) -> Alone:
     Raises
     ------
     CptError
-        If the sequences cannot be shared out evenly, or `accelerate` is not installed.
+        If the sequences cannot be shared out evenly, or nothing started several processes.
     """
     if not parallel:
         return Alone()
-    made = Together(cpu=device.startswith("cpu"))
+    made = Replicas(device)
     if sequences % made.world:
         raise CptError(f"{sequences} sequences a step cannot be shared evenly by {made.world} processes")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and record the run of a spec in every process that `accelerate launch` started."""
-    from cptlib.runs.spec import RunSpec
-    from cptlib.runs.store import Store, record
-    from cptlib.runs.train import Engine, train
-
+    """Train and record the run of a spec in every process that `torchrun` started."""
     parser = argparse.ArgumentParser(prog="cptlib.runs.devices", description="Train one run over several devices.")
     parser.add_argument("spec", help="JSON file of a run spec, as RunSpec.to_json writes it")
     parser.add_argument("--study", required=True)
     parser.add_argument("--profile", required=True)
+    parser.add_argument("--device", default="auto", help="cuda, cpu, or auto (default)")
     parser.add_argument("--micro-batch", type=int, default=0, help="sequences at a time on each device")
     parser.add_argument("--keep-weights", action="store_true", help="keep the final weights, to continue from")
     args = parser.parse_args(argv)
     try:
-        try:
-            value = json.loads(Path(args.spec).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CptError(f"{args.spec}: cannot be read as JSON: {error}") from error
-        engine = Engine(micro_batch=args.micro_batch, parallel=True)
+        _train(args)
+    except CptError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"cptlib: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch.distributed as dist
+
+    from cptlib.runs.engine import Engine
+    from cptlib.runs.spec import RunSpec
+    from cptlib.runs.store import Store, record
+    from cptlib.runs.train import train
+
+    try:
+        value = json.loads(Path(args.spec).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CptError(f"{args.spec}: cannot be read as JSON: {error}") from error
+    engine = Engine(device=args.device, micro_batch=args.micro_batch, parallel=True)
+    try:
         result = train(RunSpec.from_json(value), engine, keep_weights=args.keep_weights)
         if result.main:
             made = record(result, args.study, args.profile, {})
             Store(args.study).append(made)
             print(f"{made.id} recorded in {Store(args.study).path}")
-    except CptError as error:
-        print(f"cptlib: {error}", file=sys.stderr)
-        return 2
-    return 0
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class Evaluation:
     Parameters
     ----------
     corpora : tuple of str
-        Identities of the corpora whose validation split is scored.
+        Identities of the corpora whose validation split is scored, or short names of registered ones.
     tokens : int
         Validation tokens per corpus (rounded up to whole sequences).
     at : tuple of int
@@ -177,7 +177,9 @@ class Evaluation:
         _need(self.tokens > 0, f"evaluation.tokens must be positive, not {self.tokens}")
         from cptlib.data.corpora import corpus
 
-        object.__setattr__(self, "corpora", tuple(sorted({corpus(name).identity for name in self.corpora})))
+        # an identity stands for itself: a spec is read where its corpora are not known, as a record of another's is
+        named = {str(name) if ":" in str(name) else corpus(name).identity for name in self.corpora}
+        object.__setattr__(self, "corpora", tuple(sorted(named)))
         object.__setattr__(self, "at", tuple(sorted(set(self.at))))
 
 

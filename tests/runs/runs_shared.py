@@ -1,4 +1,7 @@
-"""One of several processes that share a run: `python runs_shared.py WORLD SPEC OUT`, with $RANK and $WORLD_SIZE set."""
+"""One of the processes that share a run: `torchrun --nproc-per-node 2 runs_shared.py WORLD SPEC OUT`.
+
+The run is interrupted in the middle and goes on. What each process saw lies in OUT afterwards.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,40 @@ import json
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from runs_world import register
 
 from cptlib.errors import CptError
-from cptlib.runs import devices
+from cptlib.runs import checkpoints, devices
+from cptlib.runs.engine import Engine
 from cptlib.runs.spec import RunSpec
-from cptlib.runs.train import Engine, train
+from cptlib.runs.train import train
+
+
+def pull(step: int, loss: float) -> None:
+    if step == 7:
+        raise KeyboardInterrupt
 
 
 def main(world: str, spec: str, out: str) -> None:
     register(Path(world))
     run = RunSpec.from_json(json.loads(Path(spec).read_text()))
     engine = Engine(device="cpu", micro_batch=1, parallel=True, checkpoint_seconds=0)
+    try:
+        train(run, engine, keep_weights=True, progress=pull)
+    except KeyboardInterrupt:
+        dist.barrier()
+        left = checkpoints.load(checkpoints.folder(run.id, "resume"))[1]["step"]
+        dist.barrier()
     result = train(run, engine, keep_weights=True)
     try:
         devices.group(True, "cpu", 3)
         refused = ""
     except CptError as error:
         refused = str(error)
-    Path(out).write_text(json.dumps({"curves": vars(result.curves), "main": result.main, "refused": refused}))
+    seen = {"curves": vars(result.curves), "main": result.main, "refused": refused, "left": left}
+    (Path(out) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,47 +12,76 @@ import pytest
 from runs_world import BATCH
 
 from cptlib.runs import checkpoints, devices
+from cptlib.runs.engine import Engine
 from cptlib.runs.spec import Evaluation
-from cptlib.runs.train import Engine, train
+from cptlib.runs.store import Store
+from cptlib.runs.train import train
+
+HERE = Path(__file__).parent
 
 
-def test_two_processes_give_the_losses_of_one(tiny, world, cache, tmp_path):
-    spec = tiny(weights={"plain": 1, "rules": 1}, tokens=12 * BATCH, evaluation=Evaluation(("plain", "rules"), 256))
-    alone = train(spec, Engine(device="cpu"), keep_weights=True)
-    final = checkpoints.folder(spec.id, "final")
-    before = checkpoints.load(final)[0]
-    checkpoints.remove(final)
+def torchrun(*words: str) -> subprocess.CompletedProcess:
+    """Two processes of a script or module, at a port that is free."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    quiet = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def alone(tiny, cache, tmp_path):
+    """A run, its result and final weights from one process, and its spec in a file."""
+    spec = tiny(weights={"plain": 1, "rules": 1}, tokens=12 * BATCH, evaluation=Evaluation(("plain", "rules"), 224))
+    result = train(spec, Engine(device="cpu"), keep_weights=True)
+    final = checkpoints.load(checkpoints.folder(spec.id, "final"))[0]
+    checkpoints.remove(checkpoints.folder(spec.id, "final"))
     (tmp_path / "spec.json").write_text(spec.to_json())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("runs_shared.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(world), str(tmp_path / "spec.json"), str(tmp_path / f"{rank}.json")],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    return spec, result.curves, final
+
+
+def equal(curves: dict, expected: dict, rel: float = 1e-5) -> None:
+    for name, tolerance in (("train_loss", rel), ("grad_norm", 1e-3)):
+        assert curves[name] == pytest.approx(expected[name], rel=tolerance)
+    losses, wanted = ([e["loss"] for e in c["evaluations"]] for c in (curves, expected))
+    assert losses == pytest.approx(wanted, rel=rel) and len(losses) == 4
+
+
+def test_two_processes_give_the_losses_of_one_also_when_interrupted(alone, world, tmp_path):
+    spec, curves, final = alone
+    done = torchrun(str(HERE / "runs_shared.py"), str(world), str(tmp_path / "spec.json"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert (first["main"], second["main"]) == (True, False)
+    assert (first["main"], second["main"]) == (True, False) and first["left"] == second["left"] == 6
     for found in (first, second):
-        assert found["curves"]["train_loss"] == pytest.approx(alone.curves.train_loss, rel=1e-5)
-        assert found["curves"]["grad_norm"] == pytest.approx(alone.curves.grad_norm, rel=1e-3)
-        losses, expected = ([e["loss"] for e in r] for r in (found["curves"]["evaluations"], alone.curves.evaluations))
-        assert losses == pytest.approx(expected, rel=1e-5)
+        equal(found["curves"], vars(curves))
         assert "3 sequences a step cannot be shared evenly by 2 processes" in found["refused"]
-    after = checkpoints.load(final)[0]
-    assert all((after[name] - before[name]).abs().max() < 1e-3 for name in before)
+    after = checkpoints.load(checkpoints.folder(spec.id, "final"))[0]
+    assert after.keys() == final.keys()
+    assert all((after[name] - final[name]).abs().max() < 1e-3 for name in final)
     assert not checkpoints.folder(spec.id, "resume").exists()
 
 
-def test_a_spec_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
-    (tmp_path / "spec.json").write_text("{")
+def test_the_program_records_a_run_that_others_can_continue(alone, tiny, tmp_path):
+    spec, curves, _ = alone
+    words = ["--study", "demo", "--profile", "test", "--device", "cpu", "--keep-weights"]
+    done = torchrun("-m", "cptlib.runs.devices", str(tmp_path / "spec.json"), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{spec.id} recorded in {Store('demo').path}\n"
+    made = Store("demo").load()[spec.id]
+    equal(vars(made), vars(curves))
+    went_on = train(tiny(start=spec), Engine(device="cpu")).curves.evaluations[0]
+    assert went_on["loss"] == pytest.approx(made.final_loss("plain"), abs=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        (None, "RANK is not set; start the processes with torchrun --nproc-per-node N -m cptlib.runs.devices"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tiny, tmp_path, capsys, monkeypatch, text, message):
+    monkeypatch.delenv("RANK", raising=False)
+    (tmp_path / "spec.json").write_text(text or tiny().to_json())
     assert devices.main([str(tmp_path / "spec.json"), "--study", "a", "--profile", "b"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "cannot be read as JSON" in line
+    assert message in line

@@ -130,6 +130,11 @@ def test_bad_parts_are_named():
         spec(start=spec(), model=ModelSpec(96, 128))
 
 
+def test_a_spec_is_read_where_its_corpora_are_not_known():
+    elsewhere = spec(evaluation=Evaluation(("theirs:local=theirs.txt:0123456789ab:r1",), 10))
+    assert RunSpec.from_json(json.loads(elsewhere.to_json())) == elsewhere
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=5), c, max_size=3),
