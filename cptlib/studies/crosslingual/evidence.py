@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from cptlib.evidence.claims import Finding
-from cptlib.studies.crosslingual import findings_laws, findings_replay, findings_savings
+from cptlib.studies.crosslingual import downstream, findings_laws, findings_replay, findings_savings
 from cptlib.studies.crosslingual.arms import Arms
+from cptlib.studies.crosslingual.downstream import Answers
 from cptlib.studies.crosslingual.fits import TargetFits
 from cptlib.studies.crosslingual.grid import Grid
 from cptlib.studies.crosslingual.savings import Savings
@@ -37,13 +38,18 @@ class Chapter(StudyChapter):
         return {target: self.arms.saving(target) for target in self.grid.targets}
 
     @cached_property
+    def answers(self) -> Answers:
+        """Cloze answers of the examined runs."""
+        return Answers(self.grid, self.records)
+
+    @cached_property
     def direct(self) -> np.ndarray:
         """The saving at the end over all sizes and targets, with its delete-one replicates."""
         return self.arms.clusters().mean(np.mean([s.percent[:, -1] for s in self.savings.values()], axis=0))
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Every measured statistic. Claim .16 has none: it needs larger models."""
+        """Every measured statistic."""
         by, arms, fits = self.by, self.arms, self.fits
         return [
             *findings_savings.tokens_saved(by("crosslingual.1"), arms),
@@ -61,4 +67,5 @@ class Chapter(StudyChapter):
             *findings_laws.printed_law(by("crosslingual.13", 0), arms, fits),
             *findings_laws.headline(by("crosslingual.14"), by("crosslingual.14", 0), arms, self.direct),
             *findings_laws.identifiable(by("crosslingual.15"), fits),
+            *downstream.downstream(by("crosslingual.16"), self.answers),
         ]
