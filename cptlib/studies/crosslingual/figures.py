@@ -20,6 +20,7 @@ from cptlib.evidence.jackknife import jackknife
 from cptlib.laws.base import law
 from cptlib.studies.crosslingual import arithmetic, fits
 from cptlib.studies.crosslingual.arms import CPT, PROPORTIONAL, SCRATCH, SHUFFLED, Arms
+from cptlib.studies.crosslingual.downstream import BASE
 from cptlib.studies.crosslingual.evidence import Chapter
 from cptlib.studies.crosslingual.findings_replay import (
     SOURCE_ONLY,
@@ -34,6 +35,12 @@ from cptlib.studies.crosslingual.tables import Clusters
 
 NATS = "nats per token"
 TOKENS = "target tokens D (tokens)"
+ARM_NAMES = {
+    BASE: "base, no CPT",
+    SCRATCH: "from scratch",
+    SHUFFLED: "CPT, base on\nshuffled words",
+    CPT: "CPT",
+}
 LANGUAGES = {"en": "English", "fr": "French", "ru": "Russian", "zh": "Chinese", "-": "permuted"}
 
 
@@ -212,6 +219,33 @@ def distances(arms: Arms):
         ax.set_ylabel("tokens saved (%)")
         ax.set_ylim(max(-100, min(values.min() for _, values in rows) - 10), 105)
         legend_right(ax, "parameters N")
+    return figure
+
+
+def downstream(chapter: Chapter):
+    """Cloze accuracy of the four arms, a panel a control size, over targets, with intervals over seeds."""
+    answers, targets = chapter.answers, chapter.grid.targets
+    clusters = answers.clusters
+    with style():
+        figure, axes = plt.subplots(
+            1, len(clusters.sizes), figsize=(WIDTHS["wide"], 3.0), squeeze=False, sharey=True
+        )
+        for k, (arm, label) in enumerate(ARM_NAMES.items()):
+            value, lo, hi = np.moveaxis(
+                [_intervals(clusters, answers.accuracy(arm, target)) for target in targets], 0, -1
+            )
+            x = np.arange(len(targets)) + 0.16 * (k - (len(ARM_NAMES) - 1) / 2)
+            look = category(k) | {"linestyle": "none"}
+            for ax, *row in zip(axes[0], value, lo, hi, strict=True):
+                curve_with_interval(ax, x, *row, label=label, bars=True, **look)
+        for ax, n in zip(axes[0], clusters.sizes, strict=True):
+            chance = 100 * chapter.grid.cloze(targets[0]).chance
+            ax.axhline(chance, color="#444444", linewidth=0.9, linestyle=(0, (2, 2)))
+            ax.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+            ax.set_xticks(range(len(targets)), [language(target) for target in targets])
+            ax.set_title(f"{_size(n)} parameters")
+        axes[0, 0].set_ylabel("right continuations (%)")
+        legend_right(axes[0, -1])
     return figure
 
 

@@ -11,7 +11,7 @@ from cptlib.runs.store import Record
 from cptlib.studies.crosslingual import fits
 from cptlib.studies.crosslingual.arms import CPT, SCRATCH
 from cptlib.studies.crosslingual.evidence import Chapter
-from cptlib.studies.crosslingual.figures import language
+from cptlib.studies.crosslingual.figures import ARM_NAMES, language
 from cptlib.studies.crosslingual.findings_laws import arms_pair, exponents
 from cptlib.studies.crosslingual.fits import TargetFits
 from cptlib.studies.crosslingual.savings import savings
@@ -189,6 +189,41 @@ def best_size_table(chapter: Chapter) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def downstream_table(chapter: Chapter) -> pd.DataFrame:
+    """Cloze accuracy of every arm by target, mean over control sizes; all targets together with interval; by bytes."""
+    answers, strata = chapter.answers, chapter.answers.clusters.widths
+    rows = []
+    for arm, label in ARM_NAMES.items():
+        by_target = {
+            f"{language(t)} (%)": float(answers.clusters.mean(answers.accuracy(arm, t))[0])
+            for t in chapter.grid.targets
+        }
+        values = answers.mean(arm)
+        made = jackknife(float(values[0]), values[1:], strata).widened(answers.noise(arm))
+        rows.append(
+            {
+                "arm": label.replace("\n", " "),
+                **by_target,
+                "all (%)": interval(made.value, made.lo, made.hi),
+                "all, likelihood per byte (%)": float(answers.mean(arm, "per_byte")[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def items_text(chapter: Chapter) -> str:
+    """How many items there are of each target, and how they are made."""
+    grid, parts = chapter.grid, []
+    for target in grid.targets:
+        asked, _ = chapter.answers.right(CPT, target)
+        parts.append(f"{asked.sum():,} in {language(target)} from {(asked > 0).sum()} documents")
+    cloze = grid.cloze(grid.targets[0])
+    return (
+        f"Items: {', '.join(parts)}. Contexts have {cloze.context} tokens, continuations {cloze.continuation}; of "
+        f"{cloze.choices} continuations one is true, so {100 * cloze.chance:.0f} % are right by chance."
+    )
 
 
 def annealed_table(chapter: Chapter) -> pd.DataFrame:
