@@ -1,8 +1,8 @@
 """bf16 autocast against float32: paired runs of equal size, data and seed, held against the criteria of
 `book/criteria/precision.yml`.
 
-What has a record is read from it; the rest is trained, which takes some twenty minutes on two cores. The ratio
-of speeds is that of the recorded runs, which share the machine with each other.
+What has a record is read from it; the rest is trained, which takes some twenty minutes on two cores. Speeds are no part
+of it: `benchmarks/train.py` measures those, in alternation.
 
     python benchmarks/precision.py [--workers N] [--fresh]
 """
@@ -16,20 +16,17 @@ from cptlib.studies.precision.grid import Grid, run
 
 
 def main() -> None:
-    """Train what is missing, print every finding, the verdicts and the speeds."""
+    """Train what is missing, print every finding and the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, help="runs at a time; one a core by default")
     parser.add_argument("--fresh", action="store_true", help="train everything again")
     options = parser.parse_args()
-    made = Comparison(Grid(), *run(Grid(), options.fresh, options.workers))
+    made = Comparison.of(Grid(), *run(Grid(), options.fresh, options.workers))
     for found in made.findings:
         where = f" ({found.note})" if found.note else ""
         print(f"{found.statistic}: {found.value:+.4f} [{found.lo:+.4f}, {found.hi:+.4f}] {found.unit}{where}")
     for verdict in made.verdicts:
         print(f"{verdict.claim.id} {verdict.claim.title}: {verdict.verdict}; {verdict.why}")
-    for width, row in made.speed().iterrows():
-        ratio = row["bf16"] / row["fp32"]
-        print(f"width {width}: bf16 {row['bf16']:,.0f} tokens/s, fp32 {row['fp32']:,.0f}, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -201,8 +201,10 @@ def api(root: Path) -> str:
 def write_all(root: Path) -> None:
     """Write every generated page; Sphinx includes them from `book/generated/`."""
     from cptlib.studies.guide import scale
+    from cptlib.studies.precision import page as precision
 
     scale.write(root)
+    precision.write(root)
     made = {"scoreboard": scoreboard(root), "status": status(root), "laws": laws(), "commands": commands()}
     for name, text in (made | {"api": api(root)}).items():
         write_text(root / "book" / "generated" / f"{name}.md", text)

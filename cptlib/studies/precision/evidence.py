@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,9 +12,9 @@ import pandas as pd
 from cptlib.errors import CptError
 from cptlib.evidence.claims import Finding, Verdict, judge_all
 from cptlib.evidence.jackknife import Jackknife, jackknife, jackknife_weights
-from cptlib.evidence.registry import load_claims
+from cptlib.evidence.registry import Claim, load_claims
 from cptlib.evidence.stats import tost
-from cptlib.runs.spec import PRECISIONS, RunSpec
+from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, evaluations_frame
 from cptlib.studies.precision.grid import CRITERIA, PROFILE, Grid
 
@@ -22,30 +23,51 @@ STAGES = ("base", "continued")
 POINT = ["stage", "corpus", "D"]  # what names an evaluation point of a size
 
 
+@dataclass(frozen=True)
 class Comparison:
     """Losses of all arms, and what follows from them.
 
-    Parameters
+    Attributes
     ----------
     grid : Grid
-    arms, control : mapping
-        Records of the arms and of the control, by run.
-
-    Raises
-    ------
-    CptError
-        A run has no record.
+    losses : DataFrame
+        `arm` ("fp32", "bf16" or "rounding"), `width`, `seed`, `stage` ("base" or "continued"), `corpus`, `D` (tokens
+        trained in the stage) and `loss` (nats per token); a row an evaluation.
+    used : tuple of Record
+        The records behind them, those of the arms first.
     """
 
-    def __init__(self, grid: Grid, arms: Mapping[str, Record], control: Mapping[str, Record]) -> None:
-        self.grid = grid
-        self.claims = load_claims(CRITERIA)
-        self.margin = self.claims[0].criterion.tests[0].margin
-        self.used = [_record(spec, arms) for spec in grid.arms()] + [_record(spec, control) for spec in grid.control()]
-        parts = [
-            _losses(spec, arms, spec.precision) for spec in grid.arms()
-        ] + [_losses(spec, control, ROUNDING) for spec in grid.control()]
-        self.losses = pd.concat(parts, ignore_index=True)
+    grid: Grid
+    losses: pd.DataFrame
+    used: tuple[Record, ...] = ()
+
+    @classmethod
+    def of(cls, grid: Grid, arms: Mapping[str, Record], control: Mapping[str, Record]) -> Comparison:
+        """From the records of the arms and of the control, by run.
+
+        Raises
+        ------
+        CptError
+            A run has no record.
+        """
+        chosen = [(spec, arms, spec.precision) for spec in grid.arms()]
+        chosen += [(spec, control, ROUNDING) for spec in grid.control()]
+        parts = []
+        for spec, records, arm in chosen:
+            frame = evaluations_frame([_record(spec, records)])[["seed", "D", "corpus", "loss"]]
+            parts.append(frame.assign(arm=arm, width=spec.model.width, stage=STAGES[spec.stage]))
+        used = tuple(_record(spec, records) for spec, records, _ in chosen)
+        return cls(grid, pd.concat(parts, ignore_index=True), used)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """The criteria."""
+        return load_claims(CRITERIA)
+
+    @property
+    def margin(self) -> float:
+        """Of the equivalence tests, in nats per token."""
+        return self.claims[0].criterion.tests[0].margin
 
     def paired(self, arm: str) -> pd.DataFrame:
         """Loss of an arm minus that of float32 at equal size, seed and point; a row a pair, the start left out."""
@@ -120,23 +142,8 @@ class Comparison:
         """The criteria, judged."""
         return judge_all(self.claims, self.findings, PROFILE)
 
-    def speed(self) -> pd.DataFrame:
-        """Median tokens/s of each arm by size, as recorded."""
-        rows = [
-            {"width": r.run_spec().model.width, "precision": r.run_spec().precision, "speed": r.tokens_per_second}
-            for r in self.used
-            if r.study == self.used[0].study
-        ]
-        table = pd.DataFrame(rows).groupby(["width", "precision"])["speed"].median().unstack()
-        return table[list(PRECISIONS)]
-
 
 def _record(spec: RunSpec, records: Mapping[str, Record]) -> Record:
     if spec.id not in records:
         raise CptError(f"run {spec.id} has no record; `python benchmarks/precision.py` trains what is missing")
     return records[spec.id]
-
-
-def _losses(spec: RunSpec, records: Mapping[str, Record], arm: str) -> pd.DataFrame:
-    frame = evaluations_frame([_record(spec, records)])[["seed", "D", "corpus", "loss"]]
-    return frame.assign(arm=arm, width=spec.model.width, stage=STAGES[spec.stage])
