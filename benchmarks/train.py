@@ -3,8 +3,7 @@
 Both sides take the same learning-rate curve, AdamW and clipping, evaluate nothing while the clock runs, and use all
 cores of the machine for one run. `Trainer` runs in fp32 and with `bf16=True`; the faster of the two is the peer. Ours
 runs in both precisions, compiled and not; the fastest counts, and the table names it. Tokens per second are those of
-the steps after the first ten, so that neither side pays for its start. Besides, the small runs of a sweep: ours with
-one process a core against `Trainer` one run after the other, whole wall time with the start of processes.
+the steps after the first ten, so that neither side pays for its start.
 
     python benchmarks/train.py [--quick]
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +24,7 @@ import numpy as np
 from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.files import cache_root, write_text
+from cptlib.pages import processor
 from cptlib.runs.models import count_parameters, training_flops_per_token
 from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule
 
@@ -72,8 +71,11 @@ def _speed(clock: list[float], run: RunSpec) -> float:
     return (len(clock) - SKIPPED) * run.batch_tokens / (clock[-1] - clock[SKIPPED - 1])
 
 
-def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
-    """The same run by `Trainer`."""
+def trainer(run: RunSpec, bf16: bool, threads: int, model=None, scored: str = "") -> tuple[float, float]:
+    """The same run by `Trainer`, which trains a given model in place, or one with the run's initial weights.
+
+    The loss is that on the corpus `scored`, the run's first by default.
+    """
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -83,10 +85,10 @@ def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
     from cptlib.runs.schedule import curve
 
     torch.set_num_threads(threads)
-    name = run.mixture.parts[0][0]
-    arrays = {name: tokens(name, run.tokenizer, "train")}
-    order = plan(run.mixture, arrays, run.tokens // CONTEXT, CONTEXT, (run.seed, run.stage))
-    size = run.batch_tokens // CONTEXT
+    context = run.model.context
+    arrays = {name: tokens(name, run.tokenizer, "train") for name, _ in run.mixture.parts}
+    order = plan(run.mixture, arrays, run.tokens // context, context, (run.seed, run.stage))
+    size = run.batch_tokens // context
     blocks = np.concatenate([order.batch(step, size) for step in range(run.steps)])
 
     class Windows(torch.utils.data.Dataset):
@@ -112,7 +114,7 @@ def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
         def _get_train_sampler(self, *_):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    model = build(ModelSpec(run.model.width, CONTEXT), run.tokenizer.vocab_size, run.seed)
+    model = model or build(run.model, run.tokenizer.vocab_size, run.seed)
     o, rates, clock = run.optimizer, curve(run.schedule, run.steps), Clock()
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -130,7 +132,8 @@ def trainer(run: RunSpec, bf16: bool, threads: int) -> tuple[float, float]:
             optimizers=(optimizer, schedule), callbacks=[clock],
         )  # fmt: skip
         made.train()
-    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), CONTEXT, run.evaluation.tokens).ids
+    name = scored or run.evaluation.corpora[0]
+    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), context, run.evaluation.tokens).ids
     model = model.float().eval()
     with torch.no_grad():
         block = torch.from_numpy(held_out).to(model.device)
@@ -186,40 +189,6 @@ def _peak(threads: int) -> float:
     return matmul_peak("cpu", threads)
 
 
-def sweep_of_small_runs(count: int, steps: int, repeats: int, cores: int) -> dict:
-    """`count` runs of three tiny sizes: ours with a process a core, `Trainer` one after the other, wall seconds."""
-    mine, theirs = [], []
-    for repeat in range(repeats):
-        runs = [spec((16, 32, 48)[k % 3], steps, 100 * repeat + k, 1024) for k in range(count)]
-        begun = time.perf_counter()
-        with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-            list(pool.map(_ours_default, runs))
-        mine.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        alone(_trainer_in_turn, runs, cores)
-        theirs.append(time.perf_counter() - begun)
-    ratio = np.array(theirs) / np.array(mine)
-    return {
-        "metric": f"seconds for {count} runs of widths 16, 32, 48 and {steps} steps of 1,024 tokens",
-        "ours": float(np.median(mine)),
-        "peer": float(np.median(theirs)),
-        "ratio": float(np.median(ratio)),
-        "lo": float(ratio.min()),
-        "hi": float(ratio.max()),
-        "repeats": repeats,
-        "variant": f"ours fp32, {cores} processes",
-        "peer_variant": "Trainer fp32, one process",
-    }
-
-
-def _ours_default(run: RunSpec):
-    return ours(run, "fp32", 1)
-
-
-def _trainer_in_turn(runs: list[RunSpec], threads: int):
-    return [trainer(run, False, threads) for run in runs]
-
-
 def main() -> None:
     """Measure, print, write benchmarks/results/train.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,9 +201,7 @@ def main() -> None:
     for width, steps, repeats in plans:
         results.append(single(width, steps, repeats, cores))
         _say(results[-1])
-    results.append(sweep_of_small_runs(6 if quick else 12, 60, 3 if quick else 5, cores))
-    _say(results[-1])
-    device = f"{_processor()}, {cores} cores"
+    device = processor()
     write_text(OUT, json.dumps([{**line, "device": device} for line in results], indent=1) + "\n")
 
 
@@ -244,14 +211,6 @@ def _say(line: dict) -> None:
         f"({line['peer_variant']}), ratio {line['ratio']:.2f} ({line['lo']:.2f} to {line['hi']:.2f})",
         flush=True,
     )
-
-
-def _processor() -> str:
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

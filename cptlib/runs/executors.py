@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -200,8 +200,9 @@ class LocalProcesses(Executor):
         self._shut(wait)
 
     def _shut(self, wait: bool) -> None:
-        for pool in self._pools:
-            pool.shutdown(wait=wait, cancel_futures=True)
+        with ThreadPoolExecutor(len(self._pools)) as together:  # torch takes a second to go: not one after the other
+            for pool in self._pools:
+                together.submit(pool.shutdown, wait, cancel_futures=True)
 
 
 def _begin_worker(gpu: str | None) -> None:

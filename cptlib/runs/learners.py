@@ -124,10 +124,10 @@ class LadderRuns(Learner):
         # every thread has gradients of its own, of weights that all share
         self._gradients = [torch.zeros_like(self._flat) for _ in range(self.threads)]
         self._replicas = [self._leaves(gradient) for gradient in self._gradients]
-        self._optimizers = [
-            _adamw(*(_leaf(self._flat[k, part], self._gradients[0][k, part]) for part in _halves(matrices)), spec=spec)
-            for k, spec in enumerate(specs)
-        ]
+        self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)  # moments
+        self._step = torch.zeros((), device=self.device)
+        decay = first.optimizer.weight_decay
+        self._halves = ((slice(None, matrices), decay), (slice(matrices, None), 0.0))
         self._pool = ThreadPoolExecutor(self.threads, initializer=_settle_thread) if self.threads > 1 else None
         self._fused, self._turn = not engine.compiled, ladder.rotation(first.model, self.device)
         self._loss_sum = _compiled_ladder() if engine.compiled else ladder.loss_sum
@@ -183,11 +183,20 @@ class LadderRuns(Learner):
             gradient += other
         norms = torch.linalg.vector_norm(gradient, dim=1)
         gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
-        for optimizer, rate in zip(self._optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = float(rate)
-            optimizer.step()
+        self._adamw(rates)
         return losses.cpu().numpy(), norms.cpu().numpy()
+
+    def _adamw(self, rates) -> None:
+        """The fused kernel of `torch.optim.AdamW`, whose class takes a second to load and a rate for all."""
+        self._step += 1
+        o = self.specs[0].optimizer
+        for k, rate in enumerate(rates):
+            for part, decay in self._halves:
+                tensors = (self._flat, self._gradients[0], self._first, self._second)
+                torch._fused_adamw_(
+                    *([t[k, part]] for t in tensors), [], [self._step], lr=float(rate), beta1=o.beta1, beta2=o.beta2,
+                    weight_decay=decay, eps=o.eps, amsgrad=False, maximize=False,
+                )  # fmt: skip
 
     def losses(self, inputs, targets):
         x_BT, y_BT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
@@ -203,11 +212,13 @@ class LadderRuns(Learner):
 
     def state(self, k):
         tensors = {f"model.{name}": view for name, view in self._views(self._flat[k : k + 1]).items()}
-        return tensors | _moments(self._optimizers[k])
+        moments = {"first": self._first[k], "second": self._second[k], "step": self._step}
+        return tensors | {f"optimizer.{name}": tensor for name, tensor in moments.items()}
 
     def restore(self, k, tensors):
         self._load(k, _model_tensors(tensors))
-        _restore_moments(self._optimizers[k], tensors)
+        self._first[k], self._second[k] = tensors["optimizer.first"], tensors["optimizer.second"]
+        self._step.copy_(tensors["optimizer.step"])
 
     def save_final(self, k):
         weights.save_final(self._views(self._flat[k : k + 1]), self.specs[k])
@@ -234,8 +245,13 @@ class OneModel(Learner):
         learning = [p for p in self.model.parameters() if p.requires_grad]
         if spec.lora is not None:
             self.trainable = sum(p.numel() for p in learning)
-        matrices, vectors = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
-        self._optimizer = _adamw(matrices, vectors, spec=spec)
+        o = spec.optimizer
+        groups = [
+            {"params": [p for p in learning if p.ndim >= 2], "weight_decay": o.weight_decay},
+            {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        rate = spec.schedule.peak
+        self._optimizer = torch.optim.AdamW(groups, lr=rate, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
         objective.check(self.model, self.device)
         self._loss_sum = torch.compile(objective.loss_sum) if engine.compiled else objective.loss_sum
         self._shared = self._group.shared(self.model)
@@ -300,21 +316,11 @@ def _settle_thread() -> None:
     torch.set_flush_denormal(True)  # it is a mode of each thread
 
 
-def _halves(matrices: int) -> tuple[slice, slice]:
-    return slice(None, matrices), slice(matrices, None)
-
-
 def _leaf(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """A parameter in place, whose gradient is added to a place of its own."""
     leaf = weight.detach().requires_grad_()
     leaf.grad = gradient
     return leaf
-
-
-def _adamw(matrices, vectors, spec: RunSpec) -> torch.optim.AdamW:
-    o = spec.optimizer
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.schedule.peak, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
 
 def _moments(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
