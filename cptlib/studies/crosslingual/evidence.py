@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from cptlib.evidence.claims import Finding
+from cptlib.studies import measured
 from cptlib.studies.crosslingual import downstream, findings_laws, findings_replay, findings_savings
 from cptlib.studies.crosslingual.arms import Arms
 from cptlib.studies.crosslingual.downstream import Answers
@@ -57,6 +58,7 @@ class Chapter(StudyChapter):
             *findings_savings.transferred(by("crosslingual.3"), arms),
             *findings_laws.extended_law(by("crosslingual.4"), fits),
             *findings_laws.frontiers(by("crosslingual.5"), arms),
+            *measured.recorded("crosslingual", self.grid.profile),
             *findings_laws.best_sizes(by("crosslingual.6"), arms, fits),
             *findings_replay.forgetting(by("crosslingual.7"), arms),
             *findings_replay.forgetting_by_size(by("crosslingual.8"), arms),

@@ -241,10 +241,11 @@ def downstream(chapter: Chapter):
         for ax, n in zip(axes[0], clusters.sizes, strict=True):
             chance = 100 * chapter.grid.cloze(targets[0]).chance
             ax.axhline(chance, color="#444444", linewidth=0.9, linestyle=(0, (2, 2)))
-            ax.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+            ax.annotate("chance ", (1.0, chance), xycoords=("axes fraction", "data"), fontsize=7, va="top", ha="right")
             ax.set_xticks(range(len(targets)), [language(target) for target in targets])
             ax.set_title(f"{_size(n)} parameters")
         axes[0, 0].set_ylabel("right continuations (%)")
+        axes[0, 0].set_ylim(0, min(100, axes[0, 0].get_ylim()[1]))
         legend_right(axes[0, -1])
     return figure
 
