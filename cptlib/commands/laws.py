@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cptlib.errors import CptError
 
-REPLICATES = 200
+REPLICATES = 500
 
 
 def register(subparsers) -> None:

@@ -1,7 +1,16 @@
-"""Bootstrap intervals: whole runs are drawn again, and all replicates are fitted as one batch.
+"""Bootstrap intervals: whole runs are drawn again, and all replicates are fitted together.
 
 The points of one run are autocorrelated, so a run is kept or dropped whole. A replicate is a set of weights on the
-points (how often each run was drawn), so replicates share one table and one batched solver.
+points (how often each run was drawn), so replicates share one table (`cptlib.laws.refit`).
+
+Runs are few, and two corrections keep the intervals from being too narrow. Of the n runs of a stratum n - 1 are drawn,
+with weights n/(n - 1), so the draws have the spread that an unbiased variance gives. Percentiles are taken at the
+levels that make normal limits the limits of a t distribution with as many degrees of freedom as there are runs less
+strata (`cptlib.laws.result.percentile_limits`). Both are in [1]_; with many runs neither matters.
+
+References
+----------
+.. [1] Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69, 2015.
 """
 
 from __future__ import annotations
@@ -9,8 +18,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cptlib.laws.solver import LARGE, descend
+from cptlib.laws.refit import refit
+from cptlib.laws.solver import LARGE
 
+FEW = 10  # degrees of freedom below which simulated intervals cover too little or too much
 STRATUM = 3  # runs a stratum must hold to be resampled on its own
 BLOCKS = 12  # blocks of consecutive rows that a curve is cut into where there are too few runs to resample
 
@@ -49,20 +60,14 @@ def _blocks(codes: np.ndarray) -> np.ndarray:
 def weights(
     codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int
 ) -> np.ndarray:
-    """How often each point is drawn, (count, n): runs with replacement, within strata where each holds enough runs.
+    """Weight of each point in each draw, (count, n): n - 1 of n runs with replacement, within strata that hold enough.
 
     A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three), or
     a single run of several, is drawn again: such a replicate has no fit.
     """
     rng = np.random.default_rng(seed)
     runs = int(codes.max()) + 1
-    first = np.array([np.argmax(codes == k) for k in range(runs)])
-    groups = [np.arange(runs)]
-    if strata is not None:
-        labels = strata[first]
-        split = [np.flatnonzero(labels == value) for value in np.unique(labels)]
-        if len(split) > 1 and all(len(part) >= STRATUM for part in split):
-            groups = split
+    groups = _strata(codes, strata)
     indicators = []
     for values in columns.values():
         level = np.unique(values, return_inverse=True)[1]
@@ -75,8 +80,9 @@ def weights(
     for _ in range(50):
         drawn = np.zeros((len(todo), runs))
         for group in groups:
-            picks = group[rng.integers(0, len(group), (len(todo), len(group)))]
-            np.add.at(drawn, (np.arange(len(todo))[:, None], picks), 1.0)
+            taken = max(len(group) - 1, 1)
+            picks = group[rng.integers(0, len(group), (len(todo), taken))]
+            np.add.at(drawn, (np.arange(len(todo))[:, None], picks), len(group) / taken)
         out[todo] = drawn
         poor = (drawn > 0).sum(axis=1) < min(2, runs)
         for table in indicators:
@@ -87,32 +93,39 @@ def weights(
     return out[:, codes]
 
 
+def _strata(codes: np.ndarray, strata: np.ndarray | None) -> list[np.ndarray]:
+    """The runs of each stratum; all runs together where some stratum holds too few."""
+    _, first = np.unique(codes, return_index=True)
+    if strata is not None:
+        labels = strata[first]
+        split = [np.flatnonzero(labels == value) for value in np.unique(labels)]
+        if len(split) > 1 and all(len(part) >= STRATUM for part in split):
+            return split
+    return [np.arange(len(first))]
+
+
 def resample(
     prepared, optima: np.ndarray, frame: pd.DataFrame, count: int, cluster: str, seed: int
-) -> tuple[np.ndarray, str]:
-    """Parameters of `count` refits (count, p), warm-started from the estimate and other good local optima (k, m)."""
+) -> tuple[np.ndarray, int, list[str]]:
+    """Parameters of `count` refits (count, p), from the estimate and other good local optima (k, m).
+
+    Also the degrees of freedom of their spread, and sentences that say what was drawn.
+    """
     problem = prepared.problem
     model = problem.law
     codes, sentence = clusters(frame, model, cluster)
     strata = frame[model.strata].to_numpy() if model.strata and model.strata in frame.columns else None
     w = weights(codes, strata, {name: problem.x[name] for name in model.columns}, count, seed)
-    best = None
-    for start in optima:
-        rough = descend(
-            problem,
-            np.tile(start, (count, 1)),
-            weights=w,
-            iterations=12 if len(optima) > 1 else 4,
-            newton=False,
-            rtol=1e-5,
+    found = refit(problem, optima, w)
+    draws = prepared.restore(found.q)
+    good = np.isfinite(draws).all(axis=1) & (found.objective < LARGE)
+    runs = int(codes.max()) + 1
+    sentence = f"{sentence}: {runs} runs, {count} draws"
+    sentences = [sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"]
+    degrees = max(runs - len(_strata(codes, strata)), 1)
+    if degrees < FEW:
+        sentences.append(
+            f"{runs} runs are few: intervals are rough, and may hold the truth less often than they say; "
+            f"give more runs (or seeds), {FEW} beyond the number of groups they are drawn in"
         )
-        if best is None:
-            best = rough.q.copy(), rough.objective.copy()
-        else:
-            better = rough.objective < best[1]
-            best[0][better], best[1][better] = rough.q[better], rough.objective[better]
-    final = descend(problem, best[0], weights=w, iterations=40, newton=True, rtol=1e-7)
-    draws = prepared.restore(final.q)
-    good = np.isfinite(draws).all(axis=1) & (final.objective < LARGE)
-    sentence = f"{sentence}: {int(codes.max()) + 1} runs, {count} draws"
-    return draws[good], sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"
+    return draws[good], degrees, sentences

@@ -175,6 +175,17 @@ def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0)
     return q, objective, rest
 
 
+def _others(problem: Problem, optima: np.ndarray, objectives: np.ndarray) -> np.ndarray:
+    """Up to two good optima besides the first, (k, m): those where the law is another curve, not the same one again."""
+    close = objectives <= max(1.5 * objectives[0], objectives[0] + 1e-6)
+    res, _ = problem.residuals(optima)
+    kept = [0]
+    for i in np.flatnonzero(close[1:]) + 1:
+        if all(np.abs(res[i] - res[k]).max() > 1e-2 * problem.delta for k in kept):
+            kept.append(int(i))
+    return optima[kept[1:3]]
+
+
 def fit(
     model: str | Law,
     frame: pd.DataFrame,
@@ -289,19 +300,17 @@ def fit(
         beyond = model.predict(vector, {name: values[out] for name, values in x.items()})
         other = Scores.of(beyond, y[out])
         held = HeldOut(other.n, other.r2, other.mre, other.huber, expression)
-    draws = None
+    draws = degrees = None
     if bootstrap:
         from cptlib.laws.bootstrap import resample
 
-        close = objectives <= max(1.5 * objectives[0], objectives[0] + 1e-6)
-        draws, sentence = resample(
-            prepared, np.concatenate([q[None], optima[1:][close[1:]]])[:3], frame[~out], bootstrap, cluster, seed
-        )
-        notes.append(sentence)
+        starts_of_refits = np.concatenate([q[None], _others(problem, optima, objectives)])
+        draws, degrees, sentences = resample(prepared, starts_of_refits, frame[~out], bootstrap, cluster, seed)
+        notes += sentences
     return FitResult(
         law=model,
         params={name: None if name in folded else float(v) for name, v in zip(model.names, vector, strict=True)},
-        intervals=intervals_of(model, draws, (*folded, *held_fixed), level),
+        intervals=intervals_of(model, draws, (*folded, *held_fixed), level, degrees),
         status=status,
         at_bounds=at_bounds,
         n=n,
@@ -319,6 +328,7 @@ def fit(
         vector=vector,
         covariance=_natural_covariance(prepared, q, covariance, bound),
         draws=draws,
+        degrees=degrees,
         optima=prepared.restore(optima),
         target=target,
         level=level,

@@ -24,7 +24,7 @@ from cptlib.laws.fit import Prepared, prepare
 from cptlib.laws.frames import read_columns
 from cptlib.laws.planning.compute import allocation
 from cptlib.laws.planning.ratio import largest_within
-from cptlib.laws.result import FitResult
+from cptlib.laws.result import FitResult, percentile_limits
 from cptlib.laws.solver import descend, starting_points
 
 STARTS = 128  # of the search for optima besides the truth
@@ -278,7 +278,7 @@ def simulate(
         draws = _redraws(prepared, frame[cluster].to_numpy(), q, added, bootstrap, rng)
         for each in quantities:
             values = each.of(draws.reshape(-1, draws.shape[-1])).reshape(studies, bootstrap)
-            lo, hi = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=1)  # (S,) each
+            lo, hi = percentile_limits(values.T, level, frame[cluster].nunique() - 1)  # (S,) each
             covered[each.name] = float(np.mean((lo <= exactly[each.name]) & (exactly[each.name] <= hi)))
     return Power(design, exactly, found, covered, tuple(each.name for each in quantities if each.relative))
 

@@ -94,6 +94,7 @@ class FitResult:
     target: str = "loss"
     level: float = 0.95
     fixed: tuple[str, ...] = ()
+    degrees: int | None = None  # of freedom of the draws' spread
 
     def predict(self, frame) -> Prediction:
         """Predict for the rows of `frame`, and mark those outside the fitted range.
@@ -117,8 +118,7 @@ class FitResult:
             outside |= (x[name] < low - slack) | (x[name] > high + slack)
         lo = hi = None
         if self.draws is not None and len(self.draws):
-            tail = 50 * (1 - self.level)
-            lo, hi = np.percentile(self.law.predict(self.draws, x), [tail, 100 - tail], axis=0)
+            lo, hi = percentile_limits(self.law.predict(self.draws, x), self.level, self.degrees)
         return Prediction(values, outside, lo, hi)
 
     def in_units(self, unit: float | dict[str, float]) -> FitResult:
@@ -153,7 +153,7 @@ class FitResult:
             params={
                 k: None if self.params[k] is None else float(v) for k, v in zip(self.law.names, vector, strict=True)
             },
-            intervals=intervals_of(self.law, draws, (*self.folded, *self.fixed), self.level),
+            intervals=intervals_of(self.law, draws, (*self.folded, *self.fixed), self.level, self.degrees),
         )
 
     def to_json(self, draws: bool = False) -> dict:
@@ -192,6 +192,7 @@ class FitResult:
             "fitted_range": {name: list(limits) for name, limits in self.fitted_range.items()},
             "target": self.target,
             "level": self.level,
+            "degrees": self.degrees,
             "columns": list(self.law.columns),
             "notes": list(self.notes),
         }
@@ -242,6 +243,7 @@ class FitResult:
                 draws=draws,
                 target=value["target"],
                 level=value["level"],
+                degrees=value.get("degrees"),
             )
         except CptError:
             raise
@@ -251,10 +253,30 @@ class FitResult:
             ) from error
 
 
-def intervals_of(model: Law, draws: np.ndarray | None, folded: tuple[str, ...], level: float) -> dict:
+def percentile_limits(draws: np.ndarray, level: float = 0.95, degrees: int | None = None) -> np.ndarray:
+    """Lower and upper limits (2, ...) of draws (R, ...), without those that are NaN.
+
+    Percentiles at the levels where a normal distribution has the limits of a t distribution with `degrees` of freedom
+    (None: without end).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    tail = (1 - level) / 2
+    if degrees is not None:
+        tail = float(ndtr(stdtrit(degrees, tail)))
+    return np.nanquantile(draws, [tail, 1 - tail], axis=0)
+
+
+def degrees_of(*fits: FitResult) -> int | None:
+    """The degrees of freedom of an answer that rests on several fits: the fewest of theirs."""
+    return min((fit.degrees for fit in fits if fit.degrees is not None), default=None)
+
+
+def intervals_of(
+    model: Law, draws: np.ndarray | None, folded: tuple[str, ...], level: float, degrees: int | None = None
+) -> dict:
     """Percentile intervals per parameter from bootstrap draws (R, p); None for folded ones or without draws."""
     if draws is None or len(draws) == 0:
         return dict.fromkeys(model.names)
-    tail = 50 * (1 - level)
-    lo, hi = np.percentile(draws, [tail, 100 - tail], axis=0)
+    lo, hi = percentile_limits(draws, level, degrees)
     return {name: None if name in folded else (float(lo[i]), float(hi[i])) for i, name in enumerate(model.names)}

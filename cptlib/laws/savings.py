@@ -12,7 +12,7 @@ import pandas as pd
 
 from cptlib.errors import CptError
 from cptlib.laws.planning.answer import losses
-from cptlib.laws.result import FitResult
+from cptlib.laws.result import FitResult, degrees_of, percentile_limits
 
 
 def tokens_to_reach(tokens, loss, levels) -> np.ndarray:
@@ -137,7 +137,7 @@ def saving_of_laws(scratch: FitResult, continued: FitResult, N: float, tokens, b
         values = 1.0 - D / _tokens_of_law(scratch, scratch.draws[:count], N, levels, low, high)
         known = np.isfinite(values).mean(axis=0) > 0.5
         limits = np.full((2, len(D)), np.nan)
-        limits[:, known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)
+        limits[:, known] = percentile_limits(values[:, known], degrees=degrees_of(scratch, continued))
         out |= {"saving_lo": limits[0], "saving_hi": limits[1]}
     return pd.DataFrame(out)
 

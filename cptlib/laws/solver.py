@@ -358,7 +358,7 @@ def _solve(H, g, damping):
     return -np.matmul(along[:, None, :] / denominator, vectors.transpose(0, 2, 1))
 
 
-def _steps(H, g, scale, blocked, damping, room_down, room_up):
+def newton_steps(H, g, scale, blocked, damping, room_down, room_up):
     """Damped Newton steps within bounds, (S, T, m), one for each column of `damping` (S, T).
 
     Coordinates that a step would carry past a bound are put on it, and the step of the others is found again: clipping
@@ -409,10 +409,10 @@ def _descend(problem: Problem, q, weights, noise, iterations, newton, rtol) -> D
         scale = np.sqrt(np.maximum(np.einsum("sii->si", H), 1e-30))
         blocked = ((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0))
         room = lower - x, upper - x
-        trials = [_steps(H, g, scale, blocked, lam[live, :1] * np.array([0.1, 1.0]), *room)]
+        trials = [newton_steps(H, g, scale, blocked, lam[live, :1] * np.array([0.1, 1.0]), *room)]
         if newton:
             exact = np.matmul(Jt, J * inside[:, :, None]) + _second_order(problem, x, psi, g, upper)
-            trials.append(_steps(exact, g, scale, blocked, lam[live, 1:] * factors, *room))
+            trials.append(newton_steps(exact, g, scale, blocked, lam[live, 1:] * factors, *room))
         step = np.concatenate(trials, axis=1)  # (S, T, m)
         T = step.shape[1]
         candidates = np.clip(x[:, None, :] + step, lower, upper)

@@ -1,13 +1,23 @@
-"""The bootstrap resamples whole runs, is reproducible, and its intervals cover."""
+"""The bootstrap resamples whole runs, is reproducible, its refits end where fits do, and its intervals cover."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import curve_worlds as curves
 import laws_worlds as worlds
 import numpy as np
 import pandas as pd
+import pytest
+from scipy.stats import t
 
 from cptlib.laws import fit, law
 from cptlib.laws.bootstrap import clusters, weights
+from cptlib.laws.fit import prepare, solve
+from cptlib.laws.frames import read_columns
+from cptlib.laws.refit import refit
+from cptlib.laws.result import percentile_limits
+from cptlib.laws.solver import descend, starting_points
 
 
 def test_points_of_one_run_are_kept_or_dropped_together():
@@ -15,7 +25,7 @@ def test_points_of_one_run_are_kept_or_dropped_together():
     w = weights(codes, None, {}, 200, seed=0)
     for run in range(12):
         assert np.ptp(w[:, codes == run], axis=1).max() == 0
-    assert np.all(w.sum(axis=1) == len(codes))
+    assert np.allclose(w.sum(axis=1), len(codes))
 
 
 def test_strata_keep_their_number_of_runs():
@@ -23,7 +33,7 @@ def test_strata_keep_their_number_of_runs():
     sizes = np.repeat([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0], 2)
     w = weights(codes, sizes, {"N": sizes}, 100, seed=1)
     for size, runs in ((1.0, 3), (2.0, 4), (3.0, 5)):
-        assert np.all(w[:, sizes == size].sum(axis=1) == 2 * runs)
+        assert np.allclose(w[:, sizes == size].sum(axis=1), 2 * runs)
 
 
 def test_draws_that_leave_one_value_of_a_column_are_drawn_again():
@@ -46,16 +56,60 @@ def test_same_seed_same_intervals():
     assert a == b and a != c
 
 
-def test_replicates_are_refits():
-    """Each batched replicate ends where a fit of the resampled table ends."""
-    frame = worlds.simulate("chinchilla", noise=0.004, seed=2)
-    result = fit("chinchilla", frame, bootstrap=5, seed=7)
-    w = weights(np.arange(len(frame)), None, {}, 5, seed=7)
-    for draw, row in zip(result.draws, w, strict=True):
-        again = fit("chinchilla", frame.loc[np.repeat(frame.index, row.astype(int))])
-        grid = worlds.grid("chinchilla").iloc[:20]
-        expected = again.predict(grid).values
-        assert np.allclose(law("chinchilla").predict(draw, grid), expected, rtol=2e-5)
+def drawn(name: str, count: int, noise: float = 0.004):
+    """A simulated table, its problem, its optima, and weights of the bootstrap."""
+    frame = (curves if name in curves.TRUE else worlds).simulate(name, noise=noise, seed=2)
+    model = law(name)
+    frame = model.completed(frame)
+    x, y = read_columns(model, frame, "loss")
+    prepared = prepare(model, x, y)
+    optima, _, _ = solve(prepared, starts=64)
+    w = weights(clusters(frame, model)[0], None, {c: prepared.problem.x[c] for c in model.columns}, count, seed=7)
+    return prepared.problem, optima[:1], w
+
+
+def test_draws_have_the_spread_of_an_unbiased_variance():
+    """The mean of six runs: n - 1 draws of weight n/(n - 1) give s^2/n, where n draws give s^2 (n - 1)/n^2."""
+    values = np.array([1.0, 2.0, 4.0, 7.0, 11.0, 16.0])
+    w = weights(np.arange(6), None, {}, 20_000, seed=3)
+    assert np.var(w @ values / 6) == pytest.approx(np.var(values, ddof=1) / 6, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "dcpt-l3", "dynamics"])
+def test_refits_end_where_searches_from_many_starts_end(name):
+    """Each refit's objective against the whole search on the same weights, by repeating rows of the table."""
+    problem, optima, w = drawn(name, 40)
+    found = refit(problem, optima, w)
+    for k in (0, 13, 26, 39):
+        rows = np.flatnonzero(w[k])
+        table = replace(problem, x={c: v[rows] for c, v in problem.x.items()}, log_y=problem.log_y[rows])
+        starts = np.concatenate([starting_points(table, 256, 16, seed=k), optima])
+        rough = descend(problem, starts, weights=np.tile(w[k], (len(starts), 1)), iterations=60, rtol=1e-9)
+        best = rough.q[np.argsort(rough.objective)[:3]]
+        wide = descend(problem, best, weights=np.tile(w[k], (3, 1)), iterations=100)
+        assert found.objective[k] <= wide.objective.min() * (1 + 1e-6)
+
+
+def test_refits_do_not_depend_on_the_number_of_threads():
+    problem, optima, w = drawn("dcpt-l3", 500)
+    one, three = (refit(problem, optima, w, workers=workers) for workers in (1, 3))
+    assert np.array_equal(one.q, three.q) and np.array_equal(one.objective, three.objective)
+
+
+def test_limits_widen_with_few_degrees_of_freedom():
+    """Normal draws give the limits of a t distribution."""
+    draws = np.random.default_rng(0).normal(size=400_000)
+    for degrees in (4, 20):
+        _, high = percentile_limits(draws, 0.95, degrees)
+        assert high == pytest.approx(t.ppf(0.975, degrees), rel=0.03)
+
+
+def test_few_runs_are_said_to_be_few():
+    frame = curves.simulate("annealing", noise=0.002, seed=1)
+    note = "8 runs are few: intervals are rough"
+    assert note in fit("annealing", frame, bootstrap=10, starts=32).notes[-1]
+    points = fit("chinchilla", worlds.simulate("chinchilla", noise=0.004), bootstrap=10, starts=32)
+    assert not any("are few" in each for each in points.notes)
 
 
 def test_run_intervals_cover_the_truth_where_point_intervals_do_not():

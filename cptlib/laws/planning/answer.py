@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cptlib.errors import CptError
-from cptlib.laws.result import FitResult
+from cptlib.laws.result import FitResult, degrees_of, percentile_limits
 
 GRID = 2001
 LEVEL = 0.95
@@ -67,13 +67,13 @@ def need(fit: FitResult, columns: tuple[str, ...], use: str, given: tuple[str, .
         raise CptError(f"{use} does not know what to put in the columns {', '.join(extra)} of {fit.law.name}")
 
 
-def limits_of(values) -> tuple[float, float] | None:
-    """Percentile limits (95 %) of what the bootstrap draws answer, without draws that have no answer."""
+def limits_of(values, *fits: FitResult) -> tuple[float, float] | None:
+    """Limits (95 %) of what the bootstrap draws of `fits` answer, without draws that have no answer."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     if len(values) < 10:
         return None
-    lo, hi = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    lo, hi = percentile_limits(values, LEVEL, degrees_of(*fits))
     return float(lo), float(hi)
 
 

@@ -133,7 +133,7 @@ def compute_optimal(
                 tokens = budget / 6 / sizes
             else:
                 sizes, tokens = optimal_size(budget, *of_draws)
-        interval, limits = limits_of(sizes), limits_of(tokens)
+        interval, limits = limits_of(sizes, fit), limits_of(tokens, fit)
         intervals = {"D": limits} if limits else {}
     loss = float(losses(fit, fit.vector, {**at, "N": N, "D": D})[0, 0])
     extrapolation, sentence = say(

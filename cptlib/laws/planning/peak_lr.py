@@ -190,14 +190,14 @@ def peak_lr(
         count = min(len(general.draws), len(domain.draws))
         P, Q = general.draws[:count], domain.draws[:count]
         drawn, which = answers(P, Q)
-        interval = limits_of(np.exp(drawn))
+        interval = limits_of(np.exp(drawn), general, domain)
         rows = {
             "general_loss": losses(general, P, x)[:, 0],
             "domain_loss": losses(domain, Q, x)[:, 0],
         }
         if potential is not None:
             rows["potential"] = np.array(potentials)[which]
-        intervals = {name: limits for name, values in rows.items() if (limits := limits_of(values))}
+        intervals = {name: limits for name, values in rows.items() if (limits := limits_of(values, general, domain))}
     words = [
         word
         for label, fit in (("general", general), ("domain", domain))

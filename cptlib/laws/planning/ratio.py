@@ -68,14 +68,14 @@ def tradeoff(
         details["domain_loss"] = float(_curve(domain, domain.vector, N, D, value)[0, 0])
         words += outside(domain, "domain", N=N, D=D, r=value)
         if domain.draws is not None:
-            limits = limits_of(_curve(domain, domain.draws, N, D, value)[:, 0])
+            limits = limits_of(_curve(domain, domain.draws, N, D, value)[:, 0], domain)
             intervals.update({"domain_loss": limits} if limits else {})
     if general.draws is not None:
         answers = largest_within(general, general.draws, N, D, limit)
-        interval = limits_of(answers)
+        interval = limits_of(answers, general)
         if np.isnan(answers).any():
             notes.append(f"{int(np.isnan(answers).sum())} of {len(answers)} bootstrap draws allow no ratio")
-        limits = limits_of(_curve(general, general.draws, N, D, 1.0 - value)[:, 0])
+        limits = limits_of(_curve(general, general.draws, N, D, 1.0 - value)[:, 0], general)
         intervals.update({"general_loss": limits} if limits else {})
     answer = (
         f"Train with a domain ratio of {value:.3f}: the general loss is predicted to end at {at:.4f}, "
@@ -153,8 +153,8 @@ def limited_domain(domain: FitResult, N: float, domain_tokens: float, lowest: fl
         limit = limit if np.isfinite(limit) else None
     interval, intervals = None, {}
     if domain.draws is not None:
-        interval = limits_of(_best_ratio(domain, domain.draws, N, domain_tokens, lowest))
-        limits = limits_of(_curve(domain, domain.draws, N, D, value)[:, 0])
+        interval = limits_of(_best_ratio(domain, domain.draws, N, domain_tokens, lowest), domain)
+        limits = limits_of(_curve(domain, domain.draws, N, D, value)[:, 0], domain)
         intervals = {"domain_loss": limits} if limits else {}
     words = outside(domain, "domain", N=N, D=D, r=value)
     answer = f"Train at a domain ratio of {value:.3f} for {D:.4g} tokens in all: predicted domain loss {loss:.4f}"

@@ -100,17 +100,17 @@ def least_replay(
     words = _words(general, "general", True, value, at, use)
     if general.draws is not None:
         found = answers(general.draws)
-        interval = limits_of(found)
+        interval = limits_of(found, general)
         if np.isnan(found).any():
             notes.append(f"{int(np.isnan(found).sum())} of {len(found)} bootstrap draws allow no share")
-        limits = limits_of(_over_replay(general, general.draws, True, value, at, use)[:, 0])
+        limits = limits_of(_over_replay(general, general.draws, True, value, at, use)[:, 0], general)
         intervals.update({"general_loss": limits} if limits else {})
     if domain is not None:
         domain_loss = float(_over_replay(domain, domain.vector, False, value, at, use)[0, 0])
         details["domain_loss"] = domain_loss if np.isfinite(domain_loss) else None
         words += _words(domain, "domain", False, value, at, use)
         if domain.draws is not None:
-            limits = limits_of(_over_replay(domain, domain.draws, False, value, at, use)[:, 0])
+            limits = limits_of(_over_replay(domain, domain.draws, False, value, at, use)[:, 0], domain)
             intervals.update({"domain_loss": limits} if limits else {})
     answer = (
         f"Replay at least {100 * value:.2f}% general text: the general loss is predicted to end at {at_value:.4f}, "
@@ -163,7 +163,7 @@ def weighted_replay(general: FitResult, domain: FitResult, at: Mapping[str, floa
     interval = None
     if general.draws is not None and domain.draws is not None:
         count = min(len(general.draws), len(domain.draws))
-        interval = limits_of(answers(general.draws[:count], domain.draws[:count]))
+        interval = limits_of(answers(general.draws[:count], domain.draws[:count]), general, domain)
     words = _words(general, "general", True, value, at, use) + _words(domain, "domain", False, value, at, use)
     interior = bool(0.0 < value < 1.0)
     answer = f"With weight {weight:g} on the general loss, replay {100 * value:.2f}%: weighted loss {at_value:.4f}"
