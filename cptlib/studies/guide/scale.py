@@ -56,8 +56,8 @@ def runs_table(records: dict[str, list[Record]]) -> pd.DataFrame:
                 "device": row.device.split(",")[0],
                 "parameters": row.parameters,
                 "runs": row.runs,
-                "tokens (M)": row.tokens / 1e6,
-                "core hours": row.seconds / HOUR,
+                "tokens (M)": f"{row.tokens / 1e6:.1f}",
+                "core hours": f"{row.seconds / HOUR:.2f}",
                 "tokens/s (median)": f"{row.speed:,.0f}",
                 "of 80 % of the runs": f"{row.speed_lo:,.0f} to {row.speed_hi:,.0f}",
                 "MFU (%)": f"{100 * row.mfu:.0f}",
@@ -78,6 +78,11 @@ def slope(records: dict[str, list[Record]]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def block(table: pd.DataFrame) -> str:
+    """A table for a page, in a box of its own that scrolls on a narrow screen."""
+    return f'<div class="pst-scrollable-table-container" style="margin-bottom: 1rem">\n{html(table)}\n</div>\n'
+
+
 def runs_text(records: dict[str, list[Record]]) -> str:
     """The sentences and the table of the recorded runs."""
     every = [record for group in records.values() for record in group]
@@ -87,9 +92,9 @@ def runs_text(records: dict[str, list[Record]]) -> str:
         f"The records of the three law studies hold {len(every):,} runs at `{PROFILE}`, learning-rate trials included: "
         f"{sum(r.tokens for r in every) / 1e6:,.0f} M training tokens in {total / HOUR:.1f} core hours, "
         f"{total / len(every):.0f} core seconds a run on average, one thread each. The time for a token grows as the "
-        f"arithmetic for it to the power {exponents}. Below the power one, large models are cheaper for what they "
-        "compute: the smaller the model, the more of its time goes to everything that is no matrix product.\n\n"
-        f"{html(runs_table(records))}\n"
+        f"arithmetic for it to the power {exponents}. A power below one means that large models are cheaper for what "
+        "they compute: the smaller the model, the more of its time goes to everything that is no matrix product.\n\n"
+        f"{block(runs_table(records))}\n"
     )
 
 
@@ -126,7 +131,7 @@ def workers_text(lines: list[dict] | None) -> str:
         for line in lines
     ]
     device, repeats = lines[0]["device"], lines[0]["repeats"]
-    return f"Measured on {device}, {repeats} repeats, with the range of their ratios.\n\n{html(pd.DataFrame(rows))}\n"
+    return f"Measured on {device}, {repeats} repeats, with the range of their ratios.\n\n{block(pd.DataFrame(rows))}\n"
 
 
 def measured_utilisation(gpu: dict | None) -> float | None:
@@ -158,7 +163,7 @@ def gpu_text(gpu: dict | None) -> str:
     left = "".join(f"\n- {item['metric']}: {item['why']}" for item in gpu["left_out"])
     return (
         f"Measured on {gpu['device']}, torch {gpu['versions']['torch']}; {gpu['data']}. MFU is taken of the data "
-        f"sheet's dense bf16 peak.\n\n{html(pd.DataFrame(rows))}\n" + (f"\nLeft out:\n{left}\n" if left else "")
+        f"sheet's dense bf16 peak.\n\n{block(pd.DataFrame(rows))}\n" + (f"\nLeft out:\n{left}\n" if left else "")
     )
 
 
@@ -228,7 +233,7 @@ def grid_text(gpu: dict | None) -> str:
         f"with {PEAKS[CARD] / 1e12:.0f} TFLOP/s of dense bf16 by the maker's data sheet, an MFU of "
         f"{100 * UTILISATION.low:.0f} to {100 * UTILISATION.high:.0f} %; {PRICE.low:g} to {PRICE.high:g} US dollars "
         f"for a card and hour, a range to be replaced by your own price and nobody's quote.{note}\n\n"
-        f"{html(grid_table(utilisation))}\n\n"
+        f"{block(grid_table(utilisation))}\n\n"
         f"**A check.** The same arithmetic for the paper's own grid, {runs} runs of the sizes "
         f"{', '.join(f'{n / 1e9:g}' for n in PAPER_SIZES)} B, gives {flops:.1e} FLOPs. The paper puts its cost at "
         f"about {PAPER_HOURS:,.0f} {PAPER_CARD} hours (App. E.5). At {PEAKS[PAPER_CARD] / 1e12:.0f} TFLOP/s a card "

@@ -42,6 +42,7 @@ def cost(records: Mapping[str, Sequence[Record]]):
             axes[2].plot(np.arange(1, len(hours) + 1), hours, label=name, **look)
         axes[2].set_xlabel("runs, as they were finished")
         axes[2].set_ylabel("core hours")
+        axes[2].set_ylim(0, 1.4 * axes[2].get_ylim()[1])  # room for the legend
         axes[2].legend(loc="upper left")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure

@@ -12,11 +12,11 @@ from cptlib.evidence.claims import Verdict, rule_text
 from cptlib.evidence.scoreboard import badge
 from cptlib.evidence.stats import paired_effect
 from cptlib.files import write_text
-from cptlib.studies.guide.scale import results
+from cptlib.studies.guide.scale import block, results
 from cptlib.studies.precision import figures
 from cptlib.studies.precision.evidence import ROUNDING, Comparison
 from cptlib.studies.precision.grid import BATCH, Grid, recorded
-from cptlib.studies.report import html, interval
+from cptlib.studies.report import interval
 
 
 def design_text(made: Comparison) -> str:
@@ -52,9 +52,9 @@ def verdict_table(verdicts: list[Verdict]) -> pd.DataFrame:
 
 
 def verdict_text(made: Comparison) -> str:
-    """Verdicts, each with its reason, and the statistics behind them."""
+    """Verdicts, the tests behind them, and the control."""
     words = "\n".join(
-        f"- **{v.claim.title}**: {badge(v.verdict)}. {v.claim.claim} ({v.why}.)" for v in made.verdicts
+        f"- **{v.claim.title}**: {badge(v.verdict)}. The criterion: {v.claim.claim}" for v in made.verdicts
     )
     controls = {f.statistic: f for f in made.findings if f.statistic.startswith(ROUNDING)}
     shown = "; ".join(
@@ -63,8 +63,8 @@ def verdict_text(made: Comparison) -> str:
     )
     ratio = next(f for f in made.findings if f.statistic == f"ratio_{ROUNDING}")
     return (
-        f"{words}\n\n{html(verdict_table(made.verdicts))}\n\nThe control, float32 with sums taken in another order, at "
-        f"its own farthest points: {shown}. Its ratio to the spread between seeds is "
+        f"{words}\n\n{block(verdict_table(made.verdicts))}\n\nThe control, float32 with sums taken in another order, "
+        f"at its own farthest points: {shown}. Its ratio to the spread between seeds is "
         f"{interval(ratio.value, ratio.lo, ratio.hi, 2)}.\n\n{reading_text(made)}"
     )
 
@@ -125,7 +125,7 @@ def speed_text(lines: list[dict] | None) -> str:
         return "Speeds have not been measured: `python benchmarks/train.py` does, both precisions in alternation.\n"
     return (
         f"Tokens/s of one run on {lines[0]['device']}, from `benchmarks/train.py`, which measures all variants in "
-        f"alternation:\n\n{html(pd.DataFrame(rows))}\n"
+        f"alternation:\n\n{block(pd.DataFrame(rows))}\n"
     )
 
 
@@ -133,7 +133,7 @@ def write(root: Path) -> None:
     """Write the page's parts and figures to `book/generated/`."""
     folder = Path(root) / "book" / "generated"
     made = Comparison.of(Grid(), *recorded())
-    sizes = html(size_table(made))
+    sizes = block(size_table(made))
     parts = {
         "design": design_text(made),
         "verdicts": verdict_text(made),
