@@ -57,7 +57,8 @@ def render_table(verdicts: Iterable[Verdict]) -> str:
         cells = (
             f"<strong>{c.id}</strong> {html.escape(c.claim)}",
             f"{html.escape(c.reported.text)} <small>({source})</small>",
-            f"{_value(v.value, v.lo, v.hi, unit)}<br><small><code>{v.statistic}</code></small>",
+            # a long name breaks between its words
+            f"{_value(v.value, v.lo, v.hi, unit)}<br><small><code>{v.statistic.replace('_', '_<wbr>')}</code></small>",
             badge(v.verdict),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
