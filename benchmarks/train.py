@@ -24,7 +24,6 @@ import numpy as np
 from cptlib.data.mixture import Mixture
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.files import cache_root, write_text
-from cptlib.pages import processor
 from cptlib.runs.models import count_parameters, training_flops_per_token
 from cptlib.runs.spec import Evaluation, ModelSpec, RunSpec, Schedule
 
@@ -191,6 +190,8 @@ def _peak(threads: int) -> float:
 
 def main() -> None:
     """Measure, print, write benchmarks/results/train.json."""
+    from cptlib.pages import processor  # gpu.py imports this module where the book's packages are absent
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes, fewer steps and repeats")
     quick = parser.parse_args().quick

@@ -40,7 +40,7 @@ def verdict_table(verdicts: list[Verdict]) -> pd.DataFrame:
         [
             {
                 "criterion": verdict.claim.title,
-                "statistic": result.test.statistic,
+                "statistic": verdict.claim.statistics[result.test.statistic].what,
                 "value [95 %]": interval(result.finding.value, result.finding.lo, result.finding.hi, 2),
                 "rule": rule_text(result.test),
                 "outcome": badge(result.outcome),
