@@ -36,7 +36,8 @@ def register(subparsers) -> None:
         "  cptlib fit chinchilla runs.csv --columns N=params,D=tokens --where 'D > 1e9' --save f.json --plot f.png\n"
         "  cptlib fit crosslingual cpt.csv --fix E=scratch.json,A=scratch.json,alpha=scratch.json\n"
         "  cptlib fit data-mixing mixtures.csv --ratios web,code,law --target code_loss\n"
-        "  cptlib fit annealing cosine.csv constant.csv wsd.csv --holdout \"run == 'wsd'\"",
+        "  cptlib fit annealing cosine.csv constant.csv wsd.csv --holdout \"run == 'wsd'\"\n"
+        "  cptlib fit annealing short.csv --memory 0.99",
     )
     fit.add_argument("law", metavar="LAW", help="a name that `cptlib laws` lists")
     fit.add_argument(
@@ -61,6 +62,13 @@ def register(subparsers) -> None:
         "--fix",
         metavar="NAME=VALUE,...",
         help="parameters held at a number, or at their value in a saved fit (NAME=FIT.json)",
+    )
+    fit.add_argument(
+        "--memory",
+        type=float,
+        metavar="LAMBDA",
+        help="lambda of the annealing areas computed from learning rates, 0 to 1 (default: 0.999, which remembers "
+        "1,000 steps; 1 - 1/(0.05 steps) remembers 5 %% of a run)",
     )
     fit.add_argument(
         "--bootstrap",
@@ -215,6 +223,8 @@ def run_fit(arguments) -> int:
     if arguments.plot and Path(arguments.plot).suffix not in (".png", ".svg"):
         raise CptError(f"--plot: a figure is saved as .png or .svg, not {arguments.plot}")
     model, fixed = law(arguments.law), _fixed(arguments.fix)
+    if arguments.memory is not None:
+        model = model.remembering(arguments.memory)
     frame = _with_ratios(_mapped(_tables(arguments.data), arguments.columns), arguments.ratios)
     source = (
         ", ".join(arguments.data)
@@ -227,6 +237,9 @@ def run_fit(arguments) -> int:
             source += f" where {arguments.where}"
             if frame.empty:
                 raise CptError("no row is left")
+        if arguments.memory is not None and all(name in frame.columns for name in model.columns):
+            given = ", ".join(model.columns)
+            raise CptError(f"--memory is for areas computed from columns step and lr, but these data hold {given}")
         result = fit(
             model,
             frame,

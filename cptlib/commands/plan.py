@@ -108,7 +108,9 @@ def register_plan(subparsers) -> None:
     peak.add_argument("--pt-last", type=float, help="last learning rate of pre-training")
     peak.add_argument("--lowest", type=float, help="lowest peak searched (default: from the fitted range)")
     peak.add_argument("--highest", type=float, help="highest peak searched (default: from the fitted range)")
-    peak.add_argument("--memory", type=float, metavar="LAMBDA", help="lambda of the fits' annealing areas (0.999)")
+    peak.add_argument(
+        "--memory", type=float, metavar="LAMBDA", help="lambda of the annealing areas (default: that of the fits)"
+    )
     _at(peak)
 
 
@@ -196,13 +198,22 @@ def _peak_lr(arguments):
     from cptlib.laws.annealing import DECAY
     from cptlib.laws.planning import Shape, peak_lr
 
-    memory = DECAY if arguments.memory is None else arguments.memory
+    general, domain = load_fit(arguments.general), load_fit(arguments.domain)
+    memory = arguments.memory
+    if memory is None:
+        known = {fit.law.memory for fit in (general, domain)} - {None}
+        if len(known) > 1:
+            raise CptError(
+                f"the fits have different lambdas ({', '.join(f'{each:g}' for each in sorted(known))}): fit both with "
+                "one --memory, or name it here"
+            )
+        memory = known.pop() if known else DECAY
     if (arguments.lowest is None) != (arguments.highest is None):
         raise CptError("plan peak-lr needs --lowest and --highest together")
     shape = Shape(arguments.shape, arguments.steps, arguments.warmup, arguments.final, arguments.decay_share)
     return peak_lr(
-        load_fit(arguments.general),
-        load_fit(arguments.domain),
+        general,
+        domain,
         arguments.weight,
         shape,
         _before(arguments, memory),

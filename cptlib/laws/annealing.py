@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -244,6 +245,7 @@ annealing = Law(
     link=forward_link,
     unlink=forward_unlink,
     derive=one_phase,
+    memory=DECAY,
 )
 
 
@@ -258,7 +260,7 @@ def _weighted(weight: float) -> Law:
         paper="Wang et al. 2025, arXiv 2505.07796, App. J",
         columns=("S1", column),
         evaluate=total(constant("L0"), power("A", "S1", "alpha"), minus("C", column)),
-        derive=lambda frame: one_phase(frame, weight=weight),
+        derive=partial(one_phase, weight=weight),
     )
 
 

@@ -7,7 +7,8 @@ parameter vectors. Fitting, bootstrap and planning know nothing else about it, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,6 +154,8 @@ class Law:
         `check(x)` raises `CptError` for values of the columns that the law does not allow.
     target : str
         The column it predicts unless another is named.
+    memory : float, optional
+        The lambda with which `derive` computes annealing areas; None for laws that read none.
     """
 
     name: str
@@ -176,6 +179,7 @@ class Law:
     identify: Callable[[Batch], tuple[Fold, ...]] | None = None
     check: Callable[[Batch], None] | None = None
     target: str = "loss"
+    memory: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,6 +223,20 @@ class Law:
     def specialised(self, columns: Iterable[str]) -> Law:
         """The law for a table with these columns: itself, unless it has a `specialise`."""
         return self if self.specialise is None else self.specialise(tuple(columns))
+
+    def remembering(self, memory: float) -> Law:
+        """The law with another lambda of the annealing areas it derives from learning-rate histories.
+
+        Raises
+        ------
+        CptError
+            If the law reads no annealing area, or lambda is outside [0, 1].
+        """
+        if self.memory is None:
+            raise CptError(f"law {self.name} reads no annealing area, so it has no lambda")
+        if not 0 <= memory <= 1:
+            raise CptError(f"lambda must be in [0, 1], not {memory:g}")
+        return replace(self, memory=memory, derive=partial(self.derive, decay=memory))
 
     def completed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """`frame` with the columns that the law can derive, where one is missing."""

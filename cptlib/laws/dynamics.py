@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from cptlib.errors import CptError
-from cptlib.laws.annealing import FORWARD, LEVEL, areas, minus
+from cptlib.laws.annealing import DECAY, FORWARD, LEVEL, ZETA, areas, minus, minus_power
 from cptlib.laws.base import COLUMNS, Batch, Column, Context, Fold, Law, Parameter, register
 from cptlib.laws.terms import Term, constant, total
 
@@ -218,7 +219,7 @@ def _fold(names: tuple[str, ...], replay=None):
     return fold
 
 
-def derive(frame: pd.DataFrame, weight: float = 0.0) -> pd.DataFrame:
+def derive(frame: pd.DataFrame, weight: float = 0.0, decay: float = DECAY) -> pd.DataFrame:
     """The areas of a table of learning rates with a column stage.
 
     Raises
@@ -232,10 +233,10 @@ def derive(frame: pd.DataFrame, weight: float = 0.0) -> pd.DataFrame:
             f"cpt) and run; found: {', '.join(map(str, frame.columns)) or 'none'}; for one phase take annealing, "
             "for an unknown pre-training dynamics-open"
         )
-    return areas(frame, weight=weight)
+    return areas(frame, decay=decay, weight=weight)
 
 
-def derive_open(frame: pd.DataFrame) -> pd.DataFrame:
+def derive_open(frame: pd.DataFrame, decay: float = DECAY) -> pd.DataFrame:
     """S1c and S2c of continued runs whose pre-training is unknown, and taken to have ended at a rate of 0.
 
     Raises
@@ -248,7 +249,7 @@ def derive_open(frame: pd.DataFrame) -> pd.DataFrame:
             "column stage: dynamics-open is for an unknown pre-training: keep the rows of stage cpt "
             "(--where \"stage == 'cpt'\") or take dynamics"
         )
-    made = areas(frame.drop(columns=["stage", "S1", "S2"], errors="ignore"), warmup_at_maximum=False)
+    made = areas(frame.drop(columns=["stage", "S1", "S2"], errors="ignore"), decay, warmup_at_maximum=False)
     return frame.assign(S1c=made["S1"], S2c=made["S2"], run=made["run"])
 
 
@@ -273,7 +274,8 @@ def _two_phases(name: str, title: str, kind: str | None, equation: str, weight: 
         columns=("S1p", S2p, "S1c", S2c),
         evaluate=total(*terms, *((shift(shape),) if shape else ())),
         fold=_fold(names),
-        derive=(lambda frame: derive(frame, weight)) if weight else derive,
+        derive=partial(derive, weight=weight),
+        memory=DECAY,
         **_links(shape),
     )
 
@@ -295,6 +297,7 @@ def _replay(name: str, title: str, replay, text: str, equation: str) -> Law:
         evaluate=total(*terms, shift(power_shape, replay)),
         fold=_fold(tuple(parameter.name for parameter in parameters), replay),
         derive=derive,
+        memory=DECAY,
         **_links(power_shape, replay=replay),
     )
 
@@ -306,6 +309,31 @@ log = _two_phases("dynamics-log", "Learning dynamics, logarithmic shift", "log",
 weighted = tuple(
     _two_phases(f"dynamics-weighted-{w:g}", f"Learning dynamics, S2 weighted by lr^{w:g}", "power", "App. J", w)
     for w in (0.1, 0.2)
+)
+
+
+def _one_annealing(x: Batch) -> tuple[Fold, ...]:
+    """zeta has no meaning where neither annealing area varies."""
+    if any(np.ptp(x[name]) > 0 for name in ("S2p", "S2c")):
+        return ()
+    return (Fold({"zeta": 1.0}, ("zeta",), "one annealing area in each phase: zeta is not claimed"),)
+
+
+powered = replace(
+    dynamics,
+    name="dynamics-power",
+    title="Learning dynamics, a power of S2",
+    formula="L = L0 + A*(S1p + S1c)^-alpha - C1*S2p^zeta - C2*S2c^zeta + B*(1 - (1 + E*S1c)^-beta)",
+    paper=PAPER + "App. J",
+    parameters=(LEVEL, *FORWARD, C1, C2, ZETA, B, E, BETA),
+    evaluate=total(
+        constant("L0"),
+        forward("S1p", "S1c"),
+        minus_power("C1", "zeta", "S2p"),
+        minus_power("C2", "zeta", "S2c"),
+        shift(power_shape),
+    ),
+    identify=_one_annealing,
 )
 GAMMA = Parameter("gamma1", -3.0, 3.0, "1", "exponent of N in C1's term", False, (-0.3, 0.5), (), "linear")
 SIZE = (
@@ -333,6 +361,7 @@ by_size = Law(
     fold=_fold(("C1", "C2", "B", "E", "beta", "gamma1", "gamma2", "F", "gamma3")),
     units={"C1": ("N", "-gamma1"), "C2": ("N", "-gamma2"), "F": ("N", "gamma3")},
     derive=derive,
+    memory=DECAY,
     **_links(power_shape),
 )
 replay = _replay(
@@ -362,6 +391,7 @@ unknown_start = Law(
     evaluate=total(constant("L0"), forward("S1c", parameter="S1p"), minus("C2", "S2c"), shift(power_shape)),
     fold=_fold(("C2", "B", "E", "beta")),
     derive=derive_open,
+    memory=DECAY,
     **_links(power_shape, known=False),
 )
-register(dynamics, base, exponential, log, *weighted, by_size, replay, replay_printed, unknown_start)
+register(dynamics, base, exponential, log, *weighted, powered, by_size, replay, replay_printed, unknown_start)

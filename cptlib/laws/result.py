@@ -193,6 +193,7 @@ class FitResult:
             "target": self.target,
             "level": self.level,
             "degrees": self.degrees,
+            "memory": self.law.memory,
             "columns": list(self.law.columns),
             "notes": list(self.notes),
         }
@@ -214,6 +215,8 @@ class FitResult:
             value = json.loads(value) if isinstance(value, str) else value
             model = law(value["law"])
             model = model.specialised(value.get("columns", model.columns))
+            if value.get("memory") is not None:
+                model = model.remembering(value["memory"])
             held = value["heldout"]
             vector = np.array(value["vector"], dtype=float)
             draws = None if value["draws"] is None else np.array(value["draws"], dtype=float)

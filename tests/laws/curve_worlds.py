@@ -23,6 +23,7 @@ TRUE = {
     "dynamics-log": {**SHIFTED, "B": 0.06},
     "dynamics-weighted-0.1": SHIFTED,
     "dynamics-weighted-0.2": SHIFTED,
+    "dynamics-power": {**SHIFTED, "zeta": 0.8},
     "dynamics-size": {
         **{**SHIFTED, "L0": 1.6, "C1": 0.01, "C2": 0.03},
         **{"gamma1": 0.2, "gamma2": 0.15, "F": 30.0, "gamma3": 0.2},

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 
+import curve_worlds
 import laws_worlds as worlds
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from laws_certified import fit_of
 
 from cptlib.commands.laws import register
 from cptlib.errors import CptError
-from cptlib.laws import LAWS
+from cptlib.laws import LAWS, FitResult, law
+from cptlib.laws.annealing import areas
 
 
 def run(*words: str) -> int:
@@ -371,3 +373,36 @@ def test_importing_the_laws_imports_no_heavy_library():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_lambda_of_the_annealing_areas(tmp_path, dynamics, capsys):
+    """Losses made with lambda = 0.99: only a fit told so is exact; the saved fit predicts and plans with it."""
+    made = law("dynamics").remembering(0.99)
+    frame = curve_worlds.two_phases()
+    frame = frame.assign(loss=made.predict(curve_worlds.TRUE["dynamics"], frame))
+    frame.to_csv(tmp_path / "short.csv", index=False)
+    words = ("fit", "dynamics", tmp_path / "short.csv", "--bootstrap", "0", "--json")
+    run(*words)
+    otherwise = json.loads(capsys.readouterr().out)
+    run(*words, "--memory", "0.99", "--save", tmp_path / "fit.json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["objective"] < 1e-12 < otherwise["objective"] and (told["memory"], otherwise["memory"]) == (0.99, 0.999)
+    saved = FitResult.from_json((tmp_path / "fit.json").read_text())
+    assert np.allclose(saved.predict(frame).values, frame.loss, rtol=1e-6)
+    plan = ("plan", "peak-lr", "--general", tmp_path / "fit.json", "--weight", "0.5", "--steps", "2000")
+    plan += ("--pt-peak", "2e-3", "--pt-steps", "1000", "--json")
+    values = []
+    for words in ((), ("--memory", "0.99")):
+        run(*plan, "--domain", tmp_path / "fit.json", *words)
+        values.append(json.loads(capsys.readouterr().out)["value"])
+    assert values[0] == values[1]
+    with pytest.raises(CptError, match="different lambdas .0.99, 0.999."):
+        run(*plan, "--domain", dynamics / "d.json")
+    areas(frame).to_csv(tmp_path / "areas.csv", index=False)
+    for name, table, value, message in (
+        ("chinchilla", "short", "0.9", "reads no annealing area"),
+        ("dynamics", "short", "1.5", "must be in .0, 1., not 1.5"),
+        ("dynamics", "areas", "0.9", "--memory is for areas computed from columns step and lr"),
+    ):
+        with pytest.raises(CptError, match=message):
+            run("fit", name, tmp_path / f"{table}.csv", "--memory", value)
