@@ -8,6 +8,7 @@ import pandas as pd
 from cptlib.evidence.jackknife import jackknife
 from cptlib.laws.base import law
 from cptlib.runs.store import Record
+from cptlib.studies import measured
 from cptlib.studies.crosslingual import fits
 from cptlib.studies.crosslingual.arms import CPT, SCRATCH
 from cptlib.studies.crosslingual.evidence import Chapter
@@ -169,6 +170,22 @@ def frontier_table(chapter: Chapter) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def frontier_check(chapter: Chapter) -> str:
+    """What the frontier method gives on public losses, beside the frontier of a law fitted to them."""
+    found = {f.statistic: f for f in measured.recorded("crosslingual", chapter.grid.profile)}
+    if not found:
+        return "The check of this method on public losses is recorded and shown beside the laptop profile."
+    own, difference = (found[name] for name in ("gemstones_exponent", "gemstones_difference"))
+    (margin,) = (t.margin for t in chapter.claims["crosslingual.5"].criterion.tests if t.kind == "equivalence")
+    return (
+        "Does the method itself find the right exponent? On public losses of other authors, the Gemstones models at a "
+        f"constant learning rate, the envelope has the exponent {own.value:.4f}. The frontier of a Chinchilla law that "
+        f"is fitted to the same losses has {own.value - difference.value:.4f}, a difference of "
+        f"{interval(difference.value, difference.lo, difference.hi, 2)} (interval by leaving out one model at a time); "
+        f"crosslingual.5 calls exponents equal within {margin:g}."
+    )
 
 
 def best_size_table(chapter: Chapter) -> pd.DataFrame:
