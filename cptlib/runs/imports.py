@@ -80,7 +80,8 @@ def _record_file(path: Path) -> Path:
         return path
     found = sorted([*path.glob("*.parquet"), *path.glob("records/*.parquet")])
     if len(found) != 1:
-        raise CptError(f"{path}: one record file is needed, found {', '.join(p.name for p in found) or 'none'}")
+        hint = f"; is the bundle trained? python {path}/run.py" if not found and (path / "run.py").is_file() else ""
+        raise CptError(f"{path}: one record file is needed, found {', '.join(p.name for p in found) or 'none'}{hint}")
     return found[0]
 
 

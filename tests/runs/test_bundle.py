@@ -205,6 +205,11 @@ def packed_once(tmp_path_factory, world):
     patch.undo()
 
 
+def test_a_bundle_that_is_not_trained_has_nothing_to_import(packed_once):
+    with pytest.raises(CptError, match=r"found none; is the bundle trained\? python .*run\.py"):
+        take(packed_once)
+
+
 def test_hub_and_local_corpora_survive_the_journey(cache):
     hub = hub_corpus("web", "owner/set", revision="0" * 40, limit=3)
     for corpus in (hub, corpora.corpus("plain")):
