@@ -58,16 +58,17 @@ def initial(model: ModelSpec, vocab_size: int, seed: int) -> dict[str, torch.Ten
 
 
 def rotation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of every position's angles, (T, 1, 1, head): the second half of a head turns with the first."""
+    """What `turned` needs, (T, 1, 1, head) each: the second half of a head turns with the first."""
     head = model.width // Shape.of(model).heads
     frequency = THETA ** -(torch.arange(0, head, 2, dtype=torch.float32) / head)
-    angle = torch.outer(torch.arange(model.context, dtype=torch.float32), frequency).repeat(1, 2)[:, None, None]
-    return angle.cos().to(device), angle.sin().to(device)
+    angle = torch.outer(torch.arange(model.context, dtype=torch.float32), frequency)[:, None, None]
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat((cosine, cosine), -1).to(device), torch.cat((-sine, sine), -1).to(device)
 
 
-def _turned(x, cosine, sine):
-    half = x.shape[-1] // 2
-    return x * cosine + torch.cat((-x[..., half:], x[..., :half]), -1) * sine
+def turned(x, cosine, sine):
+    """Queries or keys by their positions; by minus `sine`, back again."""
+    return torch.addcmul(x * cosine, x.unflatten(-1, (2, -1)).flip(-2).flatten(-2), sine)
 
 
 def _normed(h, weight):
@@ -108,7 +109,7 @@ def hidden(model: ModelSpec, turn: tuple, parameters: dict[str, torch.Tensor], x
         qkv = torch.cat([p[f"{layer}self_attn.{name}_proj.weight"] for name in "qkv"], -2)
         # runs beside each other are sequences beside each other to attention
         heads = (a @ qkv.mT).view(-1, context, 3, shape.heads, head)
-        (q, k), v = _turned(heads[:, :, :2], cosine, sine).unbind(2), heads[:, :, 2]
+        (q, k), v = turned(heads[:, :, :2], cosine, sine).unbind(2), heads[:, :, 2]
         a = functional.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
         )

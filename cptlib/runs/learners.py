@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cptlib.runs import devices, ladder, weights
+from cptlib.runs import devices, ladder, ladder_gradient, weights
 from cptlib.runs.objective import Objective
 from cptlib.runs.spec import RunSpec
 
@@ -121,26 +121,28 @@ class LadderRuns(Learner):
         if not resumed:
             for k, spec in enumerate(specs):
                 self._load(k, weights.beginning(spec))
+        self._weights = self._views(self._flat)
         # every thread has gradients of its own, of weights that all share
         self._gradients = [torch.zeros_like(self._flat) for _ in range(self.threads)]
-        self._replicas = [self._leaves(gradient) for gradient in self._gradients]
+        views = [self._views(gradient) for gradient in self._gradients]
+        self._by_hand = not engine.compiled and first.precision == "fp32"
+        self._sums = [v | ladder_gradient.fused(v) for v in views] if self._by_hand else views
+        if self._by_hand:
+            self._weights |= ladder_gradient.fused(self._weights)
+        else:
+            self._replicas = [_leaves(self._weights, sums) for sums in self._sums]
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)  # moments
         self._step = torch.zeros((), device=self.device)
         decay = first.optimizer.weight_decay
         self._halves = ((slice(None, matrices), decay), (slice(matrices, None), 0.0))
         self._pool = ThreadPoolExecutor(self.threads, initializer=_settle_thread) if self.threads > 1 else None
-        self._fused, self._turn = not engine.compiled, ladder.rotation(first.model, self.device)
-        self._loss_sum = _compiled_ladder() if engine.compiled else ladder.loss_sum
+        self._turn = ladder.rotation(first.model, self.device)
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Named parts of vectors (K, P); of one run, without the axis."""
         lead = flat.shape[:-1] if len(flat) > 1 else ()
         parts = flat.split([int(np.prod(shape)) for shape in self._shapes.values()], dim=-1)
         return {n: part.view(*lead, *shape) for (n, shape), part in zip(self._shapes.items(), parts, strict=True)}
-
-    def _leaves(self, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
-        gradients = self._views(gradient)
-        return {name: _leaf(weight, gradients[name]) for name, weight in self._views(self._flat).items()}
 
     def _load(self, k: int, tensors: dict[str, torch.Tensor]) -> None:
         own = self._views(self._flat[k : k + 1])
@@ -156,25 +158,36 @@ class LadderRuns(Learner):
         """`work(thread)` of every thread."""
         return [work(0)] if self._pool is None else list(self._pool.map(work, range(self.threads)))
 
-    def _loss(self, thread: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> torch.Tensor:
-        if len(self.specs) == 1:
-            x_KBT, y_KBT = x_KBT[0], y_KBT[0]
-        first = self.specs[0]
-        leaves = self._replicas[thread]
-        made = self._loss_sum(first.model, first.precision, self._fused, self._turn, leaves, x_KBT, y_KBT)
-        return made.view(len(self.specs))
+    def _batch(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (x_KBT, y_KBT) if len(self.specs) > 1 else (x_KBT[0], y_KBT[0])
+
+    def _loss_sum(self, parameters: dict[str, torch.Tensor], x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> torch.Tensor:
+        first, compiled = self.specs[0], self.engine.compiled
+        function = _compiled_ladder() if compiled else ladder.loss_sum
+        batch = self._batch(x_KBT, y_KBT)
+        return function(first.model, first.precision, not compiled, self._turn, parameters, *batch).view(-1)
+
+    def _add_gradient(self, thread: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
+        """Scaled losses (K,) of a part of the batch, whose gradients are added to those of the thread."""
+        if self._by_hand:
+            batch, model = self._batch(x_KBT, y_KBT), self.specs[0].model
+            with torch.no_grad():
+                sums = self._sums[thread]
+                made = ladder_gradient.loss_and_gradient(model, self._turn, self._weights, sums, *batch, scale)
+            return made.view(-1)
+        losses = self._loss_sum(self._replicas[thread], x_KBT, y_KBT) * scale
+        losses.sum().backward()
+        return losses.detach()
 
     def step(self, inputs, targets, counts, rates):
         x_KBT, y_KBT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
-        parts, count = self._parts(inputs.shape[1]), torch.from_numpy(counts).to(self.device)
+        parts, scale = self._parts(inputs.shape[1]), 1 / int(counts[0])
 
         def work(thread: int) -> torch.Tensor:
             self._gradients[thread].zero_()
             total = torch.zeros(len(self.specs), device=self.device)
             for part in parts[thread :: self.threads]:
-                loss = self._loss(thread, x_KBT[:, part], y_KBT[:, part]) / count
-                loss.sum().backward()
-                total += loss.detach()
+                total += self._add_gradient(thread, x_KBT[:, part], y_KBT[:, part], scale)
             return total
 
         losses = sum(self._each(work))
@@ -205,7 +218,8 @@ class LadderRuns(Learner):
 
         def work(thread: int) -> torch.Tensor:
             with torch.no_grad():
-                made = [self._loss(thread, x_KBT[:, p], y_KBT[:, p]).double() for p in parts[thread :: self.threads]]
+                own = parts[thread :: self.threads]
+                made = [self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part]).double() for part in own]
             return sum(made, torch.zeros(len(self.specs), dtype=torch.float64, device=self.device))
 
         return sum(self._each(work)).cpu().numpy()
@@ -316,11 +330,12 @@ def _settle_thread() -> None:
     torch.set_flush_denormal(True)  # it is a mode of each thread
 
 
-def _leaf(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A parameter in place, whose gradient is added to a place of its own."""
-    leaf = weight.detach().requires_grad_()
-    leaf.grad = gradient
-    return leaf
+def _leaves(weights: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters that autograd knows, in place, whose gradients are added to places of their own."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    for name, leaf in leaves.items():
+        leaf.grad = gradients[name]
+    return leaves
 
 
 def _moments(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from runs_world import BATCH, Here, outcomes
 from cptlib.errors import CptError
 from cptlib.runs import checkpoints, ladder
 from cptlib.runs.engine import Engine
+from cptlib.runs.ladder_gradient import fused, loss_and_gradient
 from cptlib.runs.models import build
 from cptlib.runs.spec import AdamW, Evaluation, Lora, ModelSpec, Schedule
 from cptlib.runs.store import Store
@@ -48,9 +49,9 @@ def test_initial_weights_are_those_of_transformers_to_the_bit(width, context, vo
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize(("width", "context", "vocab_size"), SHAPES)
-def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size, fused):
+def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size, in_parts):
     model = ModelSpec(width, context)
     theirs = build(model, vocab_size, seed=3)
     windows = torch.randint(vocab_size, (5, context + 1), generator=torch.Generator().manual_seed(0))
@@ -62,8 +63,8 @@ def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size
     # another run beside it, on other data, must not be felt
     both = {name: torch.stack([1.1 * p.detach(), p.detach()]).requires_grad_() for name, p in own.items()}
     turn = ladder.rotation(model, "cpu")
-    alone = ladder.loss_sum(model, "fp32", fused, turn, own, x_BT, y_BT)
-    beside = ladder.loss_sum(model, "fp32", fused, turn, both, torch.stack([y_BT, x_BT]), torch.stack([x_BT, y_BT]))
+    alone = ladder.loss_sum(model, "fp32", in_parts, turn, own, x_BT, y_BT)
+    beside = ladder.loss_sum(model, "fp32", in_parts, turn, both, torch.stack([y_BT, x_BT]), torch.stack([x_BT, y_BT]))
     alone.backward()
     beside.sum().backward()
     assert alone.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -72,6 +73,34 @@ def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size
         scale = p.grad.norm()
         assert (own[name].grad - p.grad).norm() < 1e-5 * scale, name
         assert (both[name].grad[1] - p.grad).norm() < 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize(("width", "context", "vocab_size"), SHAPES)
+def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs):
+    model, generator = ModelSpec(width, context), torch.Generator().manual_seed(1)
+    lead, shapes = () if runs == 1 else (runs,), ladder.shapes(model, vocab_size)
+    ordered = sorted(shapes, key=lambda name: -len(shapes[name]))  # matrices first, as the learner lays them out
+    sizes = [int(np.prod(shapes[name])) for name in ordered]
+
+    def views(flat):
+        return {n: v.view(*lead, *shapes[n]) for n, v in zip(ordered, flat.split(sizes, -1), strict=True)}
+
+    flat = 0.2 * torch.randn(*lead, sum(sizes), generator=generator)
+    gradient = torch.randn(*lead, sum(sizes), generator=generator)  # it is added to
+    weights, sums, before = views(flat), views(gradient), gradient.clone()
+    windows = torch.randint(vocab_size, (*lead, 5, context + 1), generator=generator)
+    x_BT, y_BT, turn = windows[..., :-1], windows[..., 1:], ladder.rotation(model, "cpu")
+    leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+    expected = ladder.loss_sum(model, "fp32", False, turn, leaves, x_BT, y_BT) / 50
+    expected.sum().backward()
+    with torch.no_grad():
+        made = loss_and_gradient(
+            model, turn, weights | fused(weights), sums | fused(sums), x_BT, y_BT, scale=1 / 50
+        )  # fmt: skip
+    assert torch.allclose(made, expected, rtol=1e-5)
+    for name, change in views(gradient - before).items():
+        assert (change - leaves[name].grad).norm() < 2e-5 * leaves[name].grad.norm() + 1e-4, name
 
 
 def test_a_run_is_that_of_the_transformers_model_within_rounding(tiny):

@@ -1,0 +1,174 @@
+"""Loss and gradient of ladder models in float32, written out by hand: what an eager step costs is what it computes.
+
+The same arithmetic as `cptlib.runs.ladder` under autograd. Written out, gradients are added in place by the matrix
+products that make them, tensors that autograd would make and throw away are never made, and query, key and value (gate
+and up) are one product each. Shapes and names as in that module; n is a normed activation without its weight.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from cptlib.runs.ladder import EPS, LOGIT_ROWS, turned
+from cptlib.runs.models import Shape
+
+if TYPE_CHECKING:
+    from cptlib.runs.spec import ModelSpec
+
+
+def fused(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Query, key and value of each layer as one matrix, and gate and up.
+
+    Parameters
+    ----------
+    views : dict
+        Parameters, or their gradients, which lie one after the other in the order of `ladder.shapes`.
+    """
+    made = {}
+    for first, whole, count in (("self_attn.q_proj.weight", "qkv", 3), ("mlp.gate_proj.weight", "gate_up", 2)):
+        for name, view in views.items():
+            if name.endswith(first):
+                shape = (*view.shape[:-2], count * view.shape[-2], view.shape[-1])
+                made[name.removesuffix(first) + whole] = view.as_strided(shape, view.stride())
+    return made
+
+
+def loss_and_gradient(
+    model: ModelSpec,
+    turn: tuple,
+    parameters: dict[str, torch.Tensor],
+    gradients: dict[str, torch.Tensor],
+    x_BT: torch.Tensor,
+    y_BT: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """`scale` times the summed cross-entropy of each run's batch, whose gradient is added to `gradients`; () or (K,).
+
+    Parameters
+    ----------
+    model : ModelSpec
+    turn : tuple
+        Its `rotation`.
+    parameters, gradients : dict
+        As `ladder.shapes` has them, or with a leading axis K; and what `fused` makes of them.
+    x_BT, y_BT : Tensor of int64, (B, T) or (K, B, T)
+    scale : float
+    """
+    p, g, shape = parameters, gradients, Shape.of(model)
+    lead, (batch, context) = x_BT.shape[:-2], x_BT.shape[-2:]
+    cosine, sine = (angles[:context] for angles in turn)
+    split = (-1, context, 3, shape.heads, model.width // shape.heads)
+    flat = (*lead, batch * context)
+    embedding = p["model.embed_tokens.weight"]
+    rows = x_BT.flatten(-2)
+    if lead:
+        rows = rows + embedding.shape[-2] * torch.arange(lead[0], device=rows.device)[:, None]
+    h = functional.embedding(rows, embedding.reshape(-1, model.width))
+    kept = []
+    for i in range(shape.layers):
+        layer = f"model.layers.{i}."
+        n1, inverse1 = _normed(h)
+        a1 = n1 * _row(p[f"{layer}input_layernorm.weight"])
+        heads = (a1 @ p[f"{layer}qkv"].mT).view(split)
+        heads[:, :, :2] = turned(heads[:, :, :2], cosine, sine)
+        attended = _Attention(heads)
+        o = attended.output.reshape(*flat, model.width)
+        h = h + o @ p[f"{layer}self_attn.o_proj.weight"].mT
+        n2, inverse2 = _normed(h)
+        a2 = n2 * _row(p[f"{layer}post_attention_layernorm.weight"])
+        gate, up = (a2 @ p[f"{layer}gate_up"].mT).chunk(2, -1)
+        open_gate = functional.silu(gate)
+        s = open_gate * up
+        h = h + s @ p[f"{layer}mlp.down_proj.weight"].mT
+        kept.append((layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s))
+    n, inverse = _normed(h)
+    a = n * _row(p["model.norm.weight"])
+    loss, da = _output(a, embedding, g["model.embed_tokens.weight"], y_BT.flatten(-2), scale)
+    dh = _normed_back(da, n, inverse, p["model.norm.weight"], g["model.norm.weight"], torch.zeros_like(h))
+    while kept:
+        layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s = kept.pop()
+        _add(g[f"{layer}mlp.down_proj.weight"], dh, s)
+        ds = dh @ p[f"{layer}mlp.down_proj.weight"]
+        d = torch.empty(*flat, 2 * shape.feed_forward, device=h.device)
+        d_gate, d_up = d.chunk(2, -1)
+        torch.mul(ds, open_gate, out=d_up)
+        d_gate.copy_(torch.ops.aten.silu_backward(ds.mul_(up), gate))
+        _add(g[f"{layer}gate_up"], d, a2)
+        name = f"{layer}post_attention_layernorm.weight"
+        dh = _normed_back(d @ p[f"{layer}gate_up"], n2, inverse2, p[name], g[name], dh)
+        _add(g[f"{layer}self_attn.o_proj.weight"], dh, o)
+        d = attended.back((dh @ p[f"{layer}self_attn.o_proj.weight"]).view(split[0], context, *split[3:]))
+        d[:, :, :2] = turned(d[:, :, :2], cosine, -sine)
+        d = d.view(*flat, 3 * model.width)
+        _add(g[f"{layer}qkv"], d, a1)
+        name = f"{layer}input_layernorm.weight"
+        dh = _normed_back(d @ p[f"{layer}qkv"], n1, inverse1, p[name], g[name], dh)
+    if lead:
+        for k in range(lead[0]):
+            g["model.embed_tokens.weight"][k].index_add_(0, x_BT[k].flatten(), dh[k])
+    else:
+        g["model.embed_tokens.weight"].index_add_(0, rows, dh)
+    return loss
+
+
+class _Attention:
+    """Causal attention, whose own gradient is left to autograd."""
+
+    def __init__(self, heads: torch.Tensor) -> None:
+        self._leaf = heads.requires_grad_()
+        with torch.enable_grad():
+            q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))
+            self._made = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        self.output = self._made.detach()
+
+    def back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Gradient of query, key and value, (B, T, 3, H, head)."""
+        (made,) = torch.autograd.grad(self._made, self._leaf, gradient)
+        return made
+
+
+def _row(weight: torch.Tensor) -> torch.Tensor:
+    return weight if weight.ndim == 1 else weight[:, None]
+
+
+def _normed(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """RMS norm without weight, and what it divides by, inverted."""
+    inverse = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square_().div_(h.shape[-1]).add_(EPS).rsqrt_()
+    return h * inverse, inverse
+
+
+def _normed_back(da, n, inverse, weight, gradient, dh) -> torch.Tensor:
+    """Add the gradient that comes through a norm to `dh`; `da` is used up."""
+    t = da * n
+    gradient += t.sum(-2)
+    mean = (t @ weight.unsqueeze(-1)).div_(n.shape[-1])
+    return dh.addcmul_(da.mul_(_row(weight)).addcmul_(n, mean, value=-1), inverse)
+
+
+def _add(gradient: torch.Tensor, d: torch.Tensor, a: torch.Tensor) -> None:
+    """Add d^T a, the gradient of a matrix that was applied to `a`."""
+    if d.ndim == 2:
+        gradient.addmm_(d.t(), a)
+    else:
+        gradient.baddbmm_(d.mT, a)
+
+
+def _output(a, output, gradient, targets, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss after the output matrix, whose gradient is added to `gradient`, and the gradient of `a`."""
+    da = torch.empty_like(a)
+    loss = torch.zeros(a.shape[:-2], device=a.device)
+    for first in range(0, a.shape[-2], LOGIT_ROWS):
+        rows, y = a[..., first : first + LOGIT_ROWS, :], targets[..., first : first + LOGIT_ROWS, None]
+        logits = rows @ output.mT
+        logits -= logits.amax(-1, keepdim=True)
+        right = logits.gather(-1, y)
+        mass = logits.exp_().sum(-1, keepdim=True)
+        loss += (mass.log() - right).sum((-2, -1)) * scale
+        slope = logits.mul_(scale / mass)  # softmax, less one at the target
+        slope.scatter_add_(-1, y, slope.new_full(y.shape, -scale))
+        da[..., first : first + LOGIT_ROWS, :] = slope @ output
+        _add(gradient, slope, rows)
+    return loss, da
