@@ -233,7 +233,7 @@ def best_shares(frames: Frames) -> pd.DataFrame:
 def optimal_replay(evidence: Evidence, frames: Frames, planned: pd.DataFrame) -> tuple[list[Finding], pd.DataFrame]:
     """dynamics.14. Returns the findings and one row a trained share of the arm from a pre-trained model.
 
-    A profile without mixtures from scratch has nothing to say about them.
+    Without mixtures from scratch the claim is not run: no findings.
     """
     grid, n = frames.grid, len(frames.grid.seeds)
     shares, trained = replay_losses(frames)
@@ -242,14 +242,16 @@ def optimal_replay(evidence: Evidence, frames: Frames, planned: pd.DataFrame) ->
     away = best.assign(**{how: (best[how] - best["weight"]).abs() for how in ("trained", "between")})
     away = away.groupby(["start", "seed"])[["trained", "between"]].mean()
     of = planned["weight"].to_numpy()
-    measured = {"distance_scratch": "trained", "distance_between": "between"} if grid.scratch_replays else {}
-    return [
-        *(evidence.replicated(name, replicates(away.loc["scratch", how])) for name, how in measured.items()),
+    found = [
+        evidence.replicated("distance_scratch", replicates(away.loc["scratch", "trained"])),
+        evidence.replicated("distance_between", replicates(away.loc["scratch", "between"])),
         evidence.replicated("distance_pretrained", replicates(away.loc["base", "trained"])),
         evidence.replicated("regret_replay", over_seeds(lambda w: regret(trained, made, of, w), n)),
-    ], _trained_table(
+    ]
+    table = _trained_table(
         {"replay": shares}, {"replay": trained}, {"replay": planned["replay"].to_numpy()}, {"replay": made}
     )
+    return found if grid.scratch_replays else [], table
 
 
 def panel_arms(frames: Frames) -> list[str]:
