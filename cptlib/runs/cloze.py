@@ -216,8 +216,18 @@ class Score:
 
 
 def scores_of(text: str | None) -> list[Score]:
-    """The scores in the field of a record."""
-    return [] if text is None else [Score.of_plain(value) for value in json.loads(text)]
+    """The scores in the field of a record.
+
+    Raises
+    ------
+    CptError
+        They are not what `Score.plain` wrote.
+    """
+    try:
+        values = json.loads(text or "[]")
+    except ValueError as error:
+        raise CptError(f"cloze score: {type(error).__name__}: {error}") from error
+    return [Score.of_plain(value) for value in values]
 
 
 def score(model, cloze: Cloze, tokenizer, device: str = "cpu", batch: int = 64) -> Score:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cptlib.errors import CptError
+from cptlib.runs.cloze import scores_of
+from cptlib.runs.examine import examine
 from cptlib.runs.progress import describe
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
@@ -27,7 +29,7 @@ SIGMAS = 3.0
 def verify(
     study: str, count: int, profile: str | None = None, seed: int = 0, executor: Executor | None = None
 ) -> list[dict]:
-    """Retrain a random sample of records, their starts included, and compare every validation loss.
+    """Retrain a random sample of records, their starts included, and compare every validation loss and cloze score.
 
     Another processor rounds otherwise, and training amplifies rounding until a run is another draw of its arm. So a run
     agrees when every loss differs by at most `SIGMAS` standard deviations between seeds, measured on the same corpus
@@ -49,8 +51,8 @@ def verify(
     Returns
     -------
     list of dict
-        `id, profile, points, largest_difference, allowed, seed_spread, agrees`, losses in nats per token, of the point
-        that comes closest to what is allowed or passes it by most.
+        `id, profile, points, largest_difference, allowed, seed_spread, agrees`, losses in nats per token (of a cloze
+        the share of items that are wrong), of the point that comes closest to what is allowed or passes it by most.
     """
     records = Store(study).load()
     continued = {r.run_spec().continues.id for r in records.values() if r.run_spec().continues is not None}
@@ -61,31 +63,23 @@ def verify(
     for record in chosen:
         spec = record.run_spec()
         print(f"verifying {describe(spec)}, recorded in {record.seconds:.0f} s on {record.device}", file=sys.stderr)
+    scored = [(r.run_spec(), [s.cloze for s in scores_of(r.scores)]) for r in chosen if r.scores]
     with tempfile.TemporaryDirectory() as folder:
-        again = sweep(
-            [r.run_spec() for r in chosen],
-            study,
-            "verify",
-            engine=Engine(threads=chosen[0].threads),
-            records=Path(folder),
-            fresh=True,
-            executor=executor,
-        )
+        options = {"engine": Engine(threads=chosen[0].threads), "records": Path(folder)}
+        again = sweep([r.run_spec() for r in chosen], study, "verify", fresh=True, executor=executor, **options)
+        again |= examine(scored, study, "verify", **options)  # once more, from the starts that were just trained
     return [_compare(record, again[record.id], _seed_spread(record, records)) for record in chosen]
 
 
 def _compare(old: Record, new: Record, spread: dict[str, float]) -> dict:
-    def losses(record: Record) -> dict:
-        return {(e["step"], e["corpus"]): e["loss"] for e in record.evaluations}
-
-    before, after = losses(old), losses(new)
+    before, after = _points(old), _points(new)
     if before.keys() != after.keys():
         raise CptError(f"record {old.id}: evaluation points differ from those of the retrained run")
     rows = []
     for (step, corpus), loss in before.items():
         allowed = max(SIGMAS * spread.get(corpus, 0.0), PLATFORM_SPREAD * loss)
         rows.append((abs(after[step, corpus] - loss), allowed, spread.get(corpus)))
-    difference, allowed, sd = max(rows, key=lambda row: row[0] / row[1])
+    difference, allowed, sd = max(rows, key=lambda row: row[0] / max(row[1], 1e-12))
     return {
         "id": old.id,
         "profile": old.profile,
@@ -95,6 +89,13 @@ def _compare(old: Record, new: Record, spread: dict[str, float]) -> dict:
         "seed_spread": sd,
         "agrees": difference <= allowed,
     }
+
+
+def _points(record: Record) -> dict[tuple[int, str], float]:
+    """What a run measures, by step and corpus: losses, and of every cloze the share of items that are wrong."""
+    found = {(e["step"], e["corpus"]): e["loss"] for e in record.evaluations}
+    last = max(step for step, _ in found)
+    return found | {(last, f"cloze {s.cloze}"): 1 - s.accuracy for s in scores_of(record.scores)}
 
 
 def _seed_spread(record: Record, records: dict[str, Record]) -> dict[str, float]:
@@ -113,9 +114,11 @@ def _spread_of_arm(spec: RunSpec, profile: str, records: dict[str, Record], whol
     arm, losses = _arm(spec), defaultdict(list)
     for other in records.values():
         if other.profile == profile and _arm(other.run_spec()) == arm:
-            for e in other.evaluations:
-                if whole or e["tokens"] == other.tokens:
-                    losses[e["corpus"], e["step"]].append(e["loss"])
+            points = _points(other)
+            last = max(step for step, _ in points)
+            for (step, corpus), value in points.items():
+                if whole or step == last:
+                    losses[corpus, step].append(value)
     variances = defaultdict(list)
     for (corpus, _), values in losses.items():
         if len(values) > 1:

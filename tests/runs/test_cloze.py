@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from runs_records import altered
+from runs_world import Here
 
 from cptlib.data.tokens import TokenArray, tokens
 from cptlib.errors import CptError
@@ -21,6 +23,7 @@ from cptlib.runs.spec import ModelSpec
 from cptlib.runs.store import Store
 from cptlib.runs.sweep import sweep
 from cptlib.runs.train import Engine
+from cptlib.runs.verify import verify
 from cptlib.runs.weights import final_model
 
 VOCABULARY = 24
@@ -200,6 +203,20 @@ def test_examined_runs_are_scored_once_on_the_weights_of_their_record(family, ca
         examine([(rules, [Cloze("plain", 8, 4)])], "demo", "smoke", engine=CPU, report=lines.append)
 
 
+def test_verify_scores_examined_runs_again(tiny, cache):
+    specs = [tiny(seed=seed) for seed in (1, 2, 3)]
+    exams = [(spec, [Cloze("plain", 12, 4)]) for spec in specs]
+    made = examine(exams, "demo", "smoke", engine=CPU, report=str)
+    rows = verify("demo", 3, executor=Here())
+    assert [row["agrees"] for row in rows] == [True] * 3
+    assert {row["points"] for row in rows} == {len(made[specs[0].id].evaluations) + 1}
+    for record in made.values():  # in every seed: a single one would widen the spread that is allowed
+        (kept,) = scores_of(record.scores)
+        better = kept.plain() | {"summed": (kept.asked // 2).tolist()}
+        Store("demo").append(altered(record, True, scores=json.dumps([better])))
+    assert [row["agrees"] for row in verify("demo", 1, executor=Here())] == [False]
+
+
 def test_scores_travel_with_their_record(tiny, cache, tmp_path):
     spec = tiny()
     elsewhere = tmp_path / "there"
@@ -208,4 +225,8 @@ def test_scores_travel_with_their_record(tiny, cache, tmp_path):
     ).values()
     assert import_records(elsewhere, ("demo",), ("smoke",)).new == (spec.id,)
     assert Store("demo").load() == {spec.id: made}
+    for scores, words in (("[{}]", "KeyError"), ("[", "JSONDecodeError")):
+        Store("demo", elsewhere).append(altered(made, True, scores=scores))
+        with pytest.raises(CptError, match=f"its scores are not readable: cloze score: {words}"):
+            import_records(elsewhere, ("demo",), ("smoke",), replace=True)
     assert not replace(made, scores=made.scores.replace('"summed": [', '"summed": [0, ')).whole()
