@@ -58,17 +58,20 @@ def initial(model: ModelSpec, vocab_size: int, seed: int) -> dict[str, torch.Ten
 
 
 def rotation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `turned` needs, (T, 1, 1, head) each: the second half of a head turns with the first."""
+    """What `turned` needs: cosines of every position's angles, (T, 1, 1, head), and sines, (T, 1, 1, head / 2)."""
     head = model.width // Shape.of(model).heads
     frequency = THETA ** -(torch.arange(0, head, 2, dtype=torch.float32) / head)
     angle = torch.outer(torch.arange(model.context, dtype=torch.float32), frequency)[:, None, None]
-    cosine, sine = angle.cos(), angle.sin()
-    return torch.cat((cosine, cosine), -1).to(device), torch.cat((-sine, sine), -1).to(device)
+    return angle.cos().repeat(1, 1, 1, 2).to(device), angle.sin().to(device)
 
 
 def turned(x, cosine, sine):
-    """Queries or keys by their positions; by minus `sine`, back again."""
-    return torch.addcmul(x * cosine, x.unflatten(-1, (2, -1)).flip(-2).flatten(-2), sine)
+    """Queries or keys by their positions, the halves of a head against each other; by minus `sine`, back again."""
+    half = x.shape[-1] // 2
+    made = x * cosine
+    made[..., :half].addcmul_(x[..., half:], sine, value=-1)
+    made[..., half:].addcmul_(x[..., :half], sine)
+    return made
 
 
 def _normed(h, weight):
