@@ -267,7 +267,8 @@ def fit(
         raise CptError(f"no starting point of {model.name} has a finite loss on these data")
     q, covariance = _polish(problem, optima[0])
     lower, upper = problem.bounds()
-    near = 1e-7 * np.maximum(1.0, np.abs(q))
+    size = min(1.0, float(np.exp(problem.log_y.mean())))  # of linear parameters, which count in units of the loss
+    near = 1e-7 * np.maximum([size if model.parameters[i].linear else 1.0 for i in problem.free], np.abs(q))
     bound = (q - lower <= near) | (upper - q <= near)
     names = [model.names[i] for i in problem.free]
     at_bounds = tuple(name for name, hit in zip(names, bound, strict=True) if hit)

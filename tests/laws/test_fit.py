@@ -244,3 +244,9 @@ def test_bad_data_name_column_and_row(spoil, message):
 def test_bad_holdout_expressions(expression, message):
     with pytest.raises(CptError, match=message):
         fit("dcpt-l3", worlds.simulate("dcpt-l3"), holdout=expression)
+
+
+def test_losses_in_tiny_units_are_at_no_bound():
+    frame = worlds.simulate("chinchilla", noise=0.004, seed=1)
+    plain, tiny = (fit("chinchilla", frame.assign(loss=frame.loss * unit), starts=64) for unit in (1.0, 1e-9))
+    assert tiny.status == plain.status == FitStatus.CONVERGED and tiny.objective == pytest.approx(plain.objective)
