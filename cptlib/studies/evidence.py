@@ -117,8 +117,8 @@ class StudyChapter(ABC):
 
     @cached_property
     def used(self) -> dict[str, Record]:
-        """The records that the chapter rests on: fixed and planned runs, and what they start from."""
-        specs = [*self.grid.fixed(), *self.planned_runs]
+        """The records that the chapter rests on: fixed, planned and examined runs, and what they start from."""
+        specs = [*self.grid.fixed(), *self.planned_runs, *(spec for spec, _ in self.grid.exams())]
         ids = {spec.id for spec in specs}
         while specs := [spec.continues for spec in specs if spec.continues is not None]:
             ids |= {spec.id for spec in specs}

@@ -56,6 +56,24 @@ def test_the_runs_are_those_of_the_arms_and_the_largest_size_comes_last(profile)
     assert largest == sorted(largest) and any(largest)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_arms_of_an_exam_are_paired_and_their_starts_come_first(profile):
+    grid = of(profile)
+    seen, arms = set(), {}
+    for spec, clozes in grid.exams():
+        assert spec.continues is None or spec.continues.id in seen
+        seen.add(spec.id)
+        for cloze in clozes:
+            assert cloze.context + cloze.continuation <= grid.context
+            base = spec.continues and corpora(spec.continues.mixture)
+            arms.setdefault((spec.model.width, spec.seed, cloze), []).append((corpora(spec.mixture), base))
+    pairs = [(w, s, grid.cloze(t)) for w in grid.control_widths for s in grid.seeds for t in grid.targets]
+    assert len(seen) == len(grid.exams()) and list(arms) == pairs
+    for (_, _, cloze), made in arms.items():
+        target, source = {cloze.corpus.split(":")[0]}, {grid.source}
+        assert made == [(source, None), (target, None), (target, source), (target, {grid.shuffled})]
+
+
 def test_laptop_design_rules():
     grid = of("laptop")
     assert len(grid.widths) >= 6 and len(grid.targets) >= 3 and len(grid.seeds) >= 3
