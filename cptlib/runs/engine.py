@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cptlib.errors import CptError
+from cptlib.errors import CptError, unknown
 from cptlib.runs.spec import ModelSpec, RunSpec
 
 CACHED_VALUES = 2**16
@@ -34,8 +34,9 @@ class Engine:
     activation_checkpointing : bool
         Keep the activations between layers only, and compute those within a layer again on the way back: about a third
         more time for a fraction of the memory.
-    parallel : bool
-        This process is one of several that share the run; see `cptlib.runs.devices`.
+    parallel : {"", "ddp", "fsdp"}
+        This process is one of several that share the run, and holds the whole model or a part of it; see
+        `cptlib.runs.devices`.
     """
 
     device: str = "auto"
@@ -45,12 +46,14 @@ class Engine:
     micro_batch: int = 0
     stack: int = 1
     activation_checkpointing: bool = False
-    parallel: bool = False
+    parallel: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("micro_batch", 0), ("stack", 1)):
             if (value := getattr(self, name)) < least:
                 raise CptError(f"engine: {name} must be at least {least}, not {value}")
+        if self.parallel not in ("", "ddp", "fsdp"):
+            raise unknown("engine: parallel", self.parallel, ("ddp", "fsdp"))
 
     def resolved_device(self) -> str:
         import torch

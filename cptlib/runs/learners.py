@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cptlib.errors import CptError
 from cptlib.runs import devices, ladder, ladder_gradient, weights
 from cptlib.runs.objective import Objective
 from cptlib.runs.spec import RunSpec
@@ -65,7 +66,10 @@ class Learner(ABC):
 
     @abstractmethod
     def state(self, k: int) -> dict[str, torch.Tensor]:
-        """Weights that learn and moments of the optimizer of run k, from which it can be resumed."""
+        """Weights that learn and moments of the optimizer of run k, from which it can be resumed.
+
+        Every process that shares the run calls it.
+        """
 
     @abstractmethod
     def restore(self, k: int, tensors: dict[str, torch.Tensor]) -> None:
@@ -73,7 +77,11 @@ class Learner(ABC):
 
     @abstractmethod
     def save_final(self, k: int) -> None:
-        """Keep the weights of run k for others to continue."""
+        """Keep the weights of run k for others to continue; every process that shares the run calls it."""
+
+    def agreed(self, value: bool) -> bool:
+        """What the main process thinks, in all that share the run."""
+        return value
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end
         """End of the runs: wait for the processes that share them, let threads go."""
@@ -256,6 +264,9 @@ class OneModel(Learner):
         self.model = weights.begin(spec, resumed).to(self.device).train()
         if engine.activation_checkpointing:
             checkpoint_activations(self.model)
+        if engine.parallel == "fsdp" and spec.lora is not None:
+            raise CptError("engine: parallel 'fsdp' trains whole models; adapters (lora) need 'ddp'")
+        self._shared = self._group.shared(self.model)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         if spec.lora is not None:
             self.trainable = sum(p.numel() for p in learning)
@@ -268,7 +279,6 @@ class OneModel(Learner):
         self._optimizer = torch.optim.AdamW(groups, lr=rate, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
         objective.check(self.model, self.device)
         self._loss_sum = torch.compile(objective.loss_sum) if engine.compiled else objective.loss_sum
-        self._shared = self._group.shared(self.model)
 
     def _parts(self, inputs: np.ndarray, targets: np.ndarray):
         """(inputs, targets, whether the last) of each micro-batch of this process's share."""
@@ -290,7 +300,7 @@ class OneModel(Learner):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return np.array([float(loss)]), np.array([float(norm)])
+        return np.array([float(loss)]), np.array([float(self._group.whole({"norm": norm})["norm"])])
 
     def losses(self, inputs, targets):
         with torch.no_grad():
@@ -299,14 +309,25 @@ class OneModel(Learner):
 
     def state(self, k):
         tensors = {f"model.{name}": tensor for name, tensor in weights.learning(self.model, self.spec).items()}
-        return tensors | _moments(self._optimizer)
+        return self._group.whole(tensors | _moments(self._optimizer))
 
     def restore(self, k, tensors):
-        weights.load(self.model, _model_tensors(tensors), partial=self.spec.lora is not None)
-        _restore_moments(self._optimizer, tensors)
+        own = dict(self.model.named_parameters())
+        model = self._group.part(_model_tensors(tensors), own)
+        weights.load(self.model, model, partial=self.spec.lora is not None)
+        order = [p for group in self._optimizer.param_groups for p in group["params"]]
+        moments = {name: t for name, t in tensors.items() if name.startswith("optimizer.")}
+        like = {name: order[int(name.split(".")[1])] for name in moments}
+        _restore_moments(self._optimizer, self._group.part(moments, like))
 
     def save_final(self, k):
-        weights.save_final(weights.to_keep(self.model, self.spec), self.spec)
+        if self.main or self.engine.parallel == "fsdp":
+            kept = self._group.whole(weights.to_keep(self.model, self.spec))
+            if self.main:
+                weights.save_final(kept, self.spec)
+
+    def agreed(self, value):
+        return self._group.agreed(value)
 
     def close(self):
         self._group.wait()

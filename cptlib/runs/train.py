@@ -259,17 +259,19 @@ def _train(runs: list[_Run], engine: Engine) -> list[Result | LossError]:
             run.stepped(step, float(loss), float(norm))
         if step in evaluation_steps:
             evaluate_now()
-        due = time.perf_counter() - saved_at > engine.checkpoint_seconds
-        if step < first.steps and due and made.main:
+        due = made.agreed(time.perf_counter() - saved_at > engine.checkpoint_seconds)
+        if step < first.steps and due:
             stop_clock()
             for k, run in enumerate(runs):
                 if run.failure is None:
-                    checkpoints.save(run.resume, made.state(k), run.state(step))
+                    tensors = made.state(k)
+                    if made.main:
+                        checkpoints.save(run.resume, tensors, run.state(step))
             clock = saved_at = time.perf_counter()
-    if made.main:
-        for k, run in enumerate(runs):
-            if run.keep_weights and run.failure is None:
-                made.save_final(k)
+    for k, run in enumerate(runs):
+        if run.keep_weights and run.failure is None:
+            made.save_final(k)
+        if made.main:
             checkpoints.remove(run.resume)
     made.close()
     peak = matmul_peak(made.device, engine.threads) * made.world

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 
 def whole(model) -> dict:
-    """All tensors of a model; of tied ones, which share their storage, the first."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            tensors[name] = tensor
-        seen.add(tensor.data_ptr())
+    """All tensors of a model; of tied ones, which are one parameter under several names, the first."""
+    tensors, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            tensors[name] = tensor.detach()
+        seen.add(id(tensor))
     return tensors
 
 

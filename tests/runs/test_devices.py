@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from runs_world import BATCH
 
+from cptlib.errors import CptError
 from cptlib.runs import checkpoints, devices
 from cptlib.runs.engine import Engine
 from cptlib.runs.spec import Evaluation
@@ -47,22 +48,25 @@ def equal(curves: dict, expected: dict, rel: float = 1e-5) -> None:
 
 def test_two_processes_give_the_losses_of_one_also_when_interrupted(alone, world, tmp_path):
     spec, curves, final = alone
-    done = torchrun(str(HERE / "runs_shared.py"), str(world), str(tmp_path / "spec.json"), str(tmp_path))
+    done = torchrun(str(HERE / "runs_shared.py"), str(world), str(tmp_path / "spec.json"), str(tmp_path), "ddp", "fsdp")
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert (first["main"], second["main"]) == (True, False) and first["left"] == second["left"] == 6
-    for found in (first, second):
-        equal(found["curves"], vars(curves))
-        assert "3 sequences a step cannot be shared evenly by 2 processes" in found["refused"]
-    after = checkpoints.load(checkpoints.folder(spec.id, "final"))[0]
-    assert after.keys() == final.keys()
-    assert all((after[name] - final[name]).abs().max() < 1e-3 for name in final)
+    for kind in ("ddp", "fsdp"):
+        first, second = (json.loads((tmp_path / kind / f"{rank}.json").read_text()) for rank in range(2))
+        assert (first["main"], second["main"]) == (True, False) and first["left"] == second["left"] == 6
+        shares = [first["share"], second["share"]]  # of the weights, held by each process
+        assert sum(shares) == (2 if kind == "ddp" else 1) and max(shares) < 1.6 * min(shares)
+        for found in (first, second):
+            equal(found["curves"], vars(curves))
+            assert "3 sequences a step cannot be shared evenly by 2 processes" in found["refused"]
+        after = checkpoints.load(tmp_path / kind / "final")[0]
+        assert after.keys() == final.keys()
+        assert all((after[name] - final[name]).abs().max() < 1e-3 for name in final)
     assert not checkpoints.folder(spec.id, "resume").exists()
 
 
 def test_the_program_records_a_run_that_others_can_continue(alone, tiny, tmp_path):
     spec, curves, _ = alone
-    words = ["--study", "demo", "--profile", "test", "--device", "cpu", "--keep-weights"]
+    words = ["--study", "demo", "--profile", "test", "--device", "cpu", "--keep-weights", "--parallel", "fsdp"]
     done = torchrun("-m", "cptlib.runs.devices", str(tmp_path / "spec.json"), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{spec.id} recorded in {Store('demo').path}\n"
@@ -85,3 +89,8 @@ def test_what_is_wrong_is_one_line(tiny, tmp_path, capsys, monkeypatch, text, me
     assert devices.main([str(tmp_path / "spec.json"), "--study", "a", "--profile", "b"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_kinds_of_sharing_are_named(cache):
+    with pytest.raises(CptError, match="unknown engine: parallel 'tensor'; allowed: ddp, fsdp"):
+        Engine(parallel="tensor")
