@@ -2,9 +2,9 @@
 
 Both sides train the same bases and the same continuations of them, on the same sequences in the same order, on all
 cores. Ours is what `cptlib sweep dcpt --profile smoke` does: the start of its processes, the checkpoints of the bases,
-all evaluations and the records are in its time. `Trainer` has one process, warm before its clock runs, evaluates and
-writes nothing while it runs; fp32, its faster precision at these sizes (see train.py). Final losses on the text
-that each run saw most of are compared.
+all evaluations and the records are in its time. `Trainer` has one process, warm before its clock runs, keeps its bases
+in memory and writes nothing; fp32, its faster precision at these sizes (see train.py). It evaluates where the sweep
+does, or, for comparison, nothing at all. Final losses on the text that each run saw most of are compared.
 
     python benchmarks/sweep.py [--quick]
 """
@@ -34,6 +34,7 @@ VARIANTS = {
     "eager, stacks of 4": Engine(device="cpu", stack=4),
     "compiled": Engine(device="cpu", compiled=True),
 }
+PEERS = {"Trainer": True, "Trainer without evaluations": False}
 
 
 def with_starts(runs: list[RunSpec]) -> list[RunSpec]:
@@ -73,7 +74,7 @@ def most_seen(run: RunSpec) -> str:
     return max(run.mixture.parts, key=lambda part: part[1])[0]
 
 
-def theirs(runs: list[RunSpec], threads: int) -> tuple[float, list[float]]:
+def theirs(runs: list[RunSpec], threads: int, evaluate: bool) -> tuple[float, list[float]]:
     """The same of `Trainer`, whose bases stay in memory for the runs that continue them."""
     from cptlib.runs.models import build
 
@@ -86,7 +87,7 @@ def theirs(runs: list[RunSpec], threads: int) -> tuple[float, list[float]]:
             model = build(run.model, run.tokenizer.vocab_size, run.seed)
         else:
             model = copy.deepcopy(models[run.start.id])
-        losses.append(trainer(run, False, threads, model, most_seen(run))[1])
+        losses.append(trainer(run, False, threads, model, most_seen(run), evaluate)[1])
         models[run.id] = model
     return time.perf_counter() - begun, losses
 
@@ -100,7 +101,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {}
     apart = []
     for _ in range(1 if quick else 3):
-        made = {"Trainer": alone(theirs, runs, cores)} | {name: alone(ours, runs, name, cores) for name in VARIANTS}
+        made = {name: alone(theirs, runs, cores, evaluate) for name, evaluate in PEERS.items()}
+        made |= {name: alone(ours, runs, name, cores) for name in VARIANTS}
         for name, (taken, losses) in made.items():
             seconds.setdefault(name, []).append(taken)
             apart.append(float(np.abs(np.subtract(losses, made["Trainer"][1])).max()))
@@ -118,7 +120,7 @@ def main() -> None:
         "hi": float(ratio.max()),
         "repeats": len(ratio),
         "variant": best,
-        "peer_variant": "Trainer fp32, one run after the other",
+        "peer_variant": "Trainer fp32, one run after the other, evaluating as often",
         "all": {name: float(np.median(values)) for name, values in seconds.items()},
         "largest_loss_difference": max(apart),
         "device": processor(),

@@ -70,10 +70,13 @@ def _speed(clock: list[float], run: RunSpec) -> float:
     return (len(clock) - SKIPPED) * run.batch_tokens / (clock[-1] - clock[SKIPPED - 1])
 
 
-def trainer(run: RunSpec, bf16: bool, threads: int, model=None, scored: str = "") -> tuple[float, float]:
+def trainer(
+    run: RunSpec, bf16: bool, threads: int, model=None, scored: str = "", evaluate: bool = False
+) -> tuple[float, float]:
     """The same run by `Trainer`, which trains a given model in place, or one with the run's initial weights.
 
-    The loss is that on the corpus `scored`, the run's first by default.
+    The loss is that on the corpus `scored`, the run's first by default. With `evaluate` it evaluates where the run
+    does, on what the run does, by its own method.
     """
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -91,11 +94,19 @@ def trainer(run: RunSpec, bf16: bool, threads: int, model=None, scored: str = ""
     blocks = np.concatenate([order.batch(step, size) for step in range(run.steps)])
 
     class Windows(torch.utils.data.Dataset):
+        def __init__(self, rows):
+            self.rows = rows
+
         def __len__(self):
-            return len(blocks)
+            return len(self.rows)
 
         def __getitem__(self, i):
-            return blocks[i]
+            return self.rows[i]
+
+    held_out = {
+        corpus: validation_windows(tokens(corpus, run.tokenizer, "validation"), context, run.evaluation.tokens).ids
+        for corpus in run.evaluation.corpora
+    }
 
     def collate(rows):
         block = torch.from_numpy(np.stack(rows))
@@ -106,8 +117,10 @@ def trainer(run: RunSpec, bf16: bool, threads: int, model=None, scored: str = ""
         def __init__(self):
             self.at = []
 
-        def on_step_end(self, *_, **__):
+        def on_step_end(self, _, state, *__, **___):
             self.at.append(time.perf_counter())
+            if evaluate and state.global_step in run.evaluation_steps:
+                score()
 
     class Ordered(Trainer):
         def _get_train_sampler(self, *_):
@@ -123,19 +136,25 @@ def trainer(run: RunSpec, bf16: bool, threads: int, model=None, scored: str = ""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, max_steps=run.steps, per_device_train_batch_size=size, max_grad_norm=o.clip, bf16=bf16,
+            per_device_eval_batch_size=64, prediction_loss_only=True,
             use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no", logging_strategy="no",
             disable_tqdm=True, seed=run.seed, dataloader_pin_memory=False,
         )  # fmt: skip
         made = Ordered(
-            model=model, args=arguments, train_dataset=Windows(), data_collator=collate,
+            model=model, args=arguments, train_dataset=Windows(blocks), data_collator=collate,
             optimizers=(optimizer, schedule), callbacks=[clock],
         )  # fmt: skip
+
+        def score():
+            for rows in held_out.values():
+                made.evaluate(Windows(rows))
+
+        if evaluate:
+            score()
         made.train()
-    name = scored or run.evaluation.corpora[0]
-    held_out = validation_windows(tokens(name, run.tokenizer, "validation"), context, run.evaluation.tokens).ids
     model = model.float().eval()
     with torch.no_grad():
-        block = torch.from_numpy(held_out).to(model.device)
+        block = torch.from_numpy(held_out[scored or run.evaluation.corpora[0]]).to(model.device)
         logits = model(input_ids=block[:, :-1]).logits.float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten())
     return _speed(clock.at, run), float(loss)
