@@ -35,7 +35,7 @@ def register(subparsers) -> None:
 
     bundle = command(
         "bundle",
-        "cptlib bundle dcpt --profile h100 -o dcpt-h100",
+        "cptlib bundle dcpt --profile laptop --fresh -o dcpt-bundle",
         _bundle,
         help="a folder with the runs of a study, for a machine without network",
         description="Put the runs that have no record into a folder, with token arrays, pretrained models and this\n"
@@ -49,7 +49,7 @@ def register(subparsers) -> None:
 
     run_bundle = command(
         "run-bundle",
-        "cptlib run-bundle dcpt-h100 --workers 4",
+        "cptlib run-bundle dcpt-bundle --workers 4",
         _run_bundle,
         help="train the runs of a bundle",
         description="Train the runs of a bundle into DIR/records; the same as `python DIR/run.py`, which needs no\n"
@@ -60,7 +60,7 @@ def register(subparsers) -> None:
 
     take = command(
         "import",
-        "cptlib import dcpt-h100/records/dcpt.parquet",
+        "cptlib import dcpt-bundle/records/dcpt.parquet",
         _import,
         help="take records that another machine made",
         description="Check records that another machine made, and add them to the store: all of them, or none.",

@@ -52,6 +52,17 @@ def test_a_measurement_enters_the_table_of_the_large_grid(gpu):
     assert "41 % that was measured" in scale.grid_text(gpu)
 
 
+def test_the_engine_is_compared_only_where_it_was_measured():
+    assert "has not been compared" in scale.engine_text(None, None)
+    run = {"metric": "tokens/s of one run", "ours": 123_456.0, "peer": 61_728.0, "ratio": 2.0, "lo": 1.9, "hi": 2.1,
+           "variant": "eager", "mfu": 0.4, "device": "a processor", "repeats": 3}  # fmt: skip
+    sweep = {**run, "metric": "seconds of a sweep", "ours": 21.66, "peer": 58.2}
+    del sweep["mfu"]
+    text = scale.engine_text([run], [sweep])
+    for said in ("a processor", "123,000 (eager)", "61,700", "2.00 (1.90 to 2.10)", "40", "21.7 (eager)", "58.2"):
+        assert said in text
+
+
 def test_the_large_grid_is_that_of_the_paper_at_another_size():
     one, *_, whole = scale.large_grids()
     assert whole.count == 54 and whole.flops == pytest.approx(54 * one.flops)

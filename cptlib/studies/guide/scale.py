@@ -134,6 +134,28 @@ def workers_text(lines: list[dict] | None) -> str:
     return f"Measured on {device}, {repeats} repeats, with the range of their ratios.\n\n{block(pd.DataFrame(rows))}\n"
 
 
+def engine_text(train: list[dict] | None, sweep: list[dict] | None) -> str:
+    """The engine against `Trainer` on a CPU: one run at a time, and a whole sweep."""
+    lines = (train or []) + (sweep or [])
+    if not lines:
+        return "The engine has not been compared with `Trainer` here: `python benchmarks/train.py` and `sweep.py` do.\n"
+    rows = [
+        {
+            "what": line["metric"],
+            "here": f"{_three(line['ours'])} ({line['variant']})",
+            "Trainer": _three(line["peer"]),
+            "ratio": f"{line['ratio']:.2f} ({line['lo']:.2f} to {line['hi']:.2f})",
+            "MFU (%)": f"{100 * line['mfu']:.0f}" if "mfu" in line else "",
+        }
+        for line in lines
+    ]
+    return (
+        f"Against `Trainer` of `transformers` on {lines[0]['device']}: the same model, sequences and steps, the faster "
+        f"of its precisions; {lines[0]['repeats']} repeats, with the range of their ratios.\n\n"
+        f"{block(pd.DataFrame(rows))}\n"
+    )
+
+
 def measured_utilisation(gpu: dict | None) -> float | None:
     """MFU of this package's loop at the largest size of `benchmarks/gpu.py`; None where no known GPU was measured."""
     if gpu is None or gpu["tiny"]:
@@ -195,6 +217,11 @@ def _between(found: Range, unit: str = "") -> str:
     return f"{_rounded(found.low)} to {_rounded(found.high)}{unit}"
 
 
+def _three(value: float) -> str:
+    """Three digits: repeats agree in no more."""
+    return f"{float(f'{value:.3g}'):,.{0 if value >= 100 else 1}f}"
+
+
 def _rounded(value: float) -> str:
     """Two digits: the ranges that go in are no better."""
     return f"{float(f'{value:.2g}'):,.0f}"
@@ -224,8 +251,12 @@ def grid_text(gpu: dict | None) -> str:
     flops, memory = sum(part.flops for part in paper_grid()), state_bytes(one.parameters)
     share = implied_utilisation(flops, PEAKS[PAPER_CARD], PAPER_HOURS)
     runs = sum(part.count for part in paper_grid())
-    note = "" if utilisation is None else (
-        f" The last column takes the utilisation of {100 * utilisation:.0f} % that was measured at a much smaller size."
+    note = (
+        ""
+        if utilisation is None
+        else (
+            f" The last column takes the utilisation of {100 * utilisation:.0f} % that was measured at a much smaller size."
+        )
     )
     return (
         f"Assumed: a ladder model of {one.parameters / 1e9:.1f} B parameters (width {one.model.width:,}, sequences "
@@ -238,11 +269,11 @@ def grid_text(gpu: dict | None) -> str:
         f"{', '.join(f'{n / 1e9:g}' for n in PAPER_SIZES)} B, gives {flops:.1e} FLOPs. The paper puts its cost at "
         f"about {PAPER_HOURS:,.0f} {PAPER_CARD} hours (App. E.5). At {PEAKS[PAPER_CARD] / 1e12:.0f} TFLOP/s a card "
         f"that would be an MFU of {100 * share:.0f} %, evaluations and everything else included.\n\n"
-        f"**What this package cannot do.** Weights, gradients and AdamW moments in float32 take "
-        f"{memory / 1e9:.0f} GB for this model, and every device holds all of them: {memory / CARD_MEMORY:.1f} times "
-        f"the memory of a card of {CARD_MEMORY / 1e9:.0f} GB, before any activation. Such a card holds the states of "
-        f"at most {CARD_MEMORY / state_bytes(1) / 1e9:.0f} B parameters. The table is for an engine that shards the "
-        "model; it loses time to communication, which is one reason why the range of the MFU is wide.\n"
+        f"**Memory.** Weights, gradients and AdamW moments in float32 take {memory / 1e9:.0f} GB for this model: "
+        f"{memory / CARD_MEMORY:.1f} times the memory of a card of {CARD_MEMORY / 1e9:.0f} GB, before any activation. "
+        f"Such a card holds the states of at most {CARD_MEMORY / state_bytes(1) / 1e9:.0f} B parameters; a larger "
+        "model is sharded over several (`--parallel fsdp` below), which loses time to communication, one reason why "
+        "the range of the MFU is wide. Here sharding was tested on processes of one machine only.\n"
     )
 
 
@@ -253,6 +284,7 @@ def write(root: Path) -> None:
     parts = {
         "runs": runs_text(records),
         "workers": workers_text(results(root, "workers")),
+        "engine": engine_text(results(root, "train"), results(root, "sweep")),
         "gpu": gpu_text(gpu),
         "grid": grid_text(gpu),
     }
