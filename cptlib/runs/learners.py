@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -84,7 +83,7 @@ class Learner(ABC):
         return value
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end
-        """End of the runs: wait for the processes that share them, let threads go."""
+        """End of the runs: wait for the processes that share them."""
 
 
 def learner(specs: Sequence[RunSpec], engine: Engine, objective: Objective, resumed: bool) -> Learner:
@@ -109,18 +108,13 @@ def learner(specs: Sequence[RunSpec], engine: Engine, objective: Objective, resu
 class LadderRuns(Learner):
     """Runs of the ladder side by side, by `cptlib.runs.ladder`.
 
-    On a CPU, a batch goes through the models in parts small enough for what they leave to stay in a core's cache, and
-    every thread takes parts of its own: at these sizes threads that share one operation wait for each other most of
-    the time. Weights, and gradients, of each run lie in one vector, its matrices first.
+    On a CPU, a batch goes through the models in parts small enough for what they leave to stay near the core. Weights,
+    and gradients, of each run lie in one vector, its matrices first.
     """
 
     def __init__(self, specs: Sequence[RunSpec], engine: Engine, resumed: bool) -> None:
         first = specs[0]
         self.specs, self.engine, self.device = specs, engine, engine.resolved_device()
-        cpu = self.device.startswith("cpu")
-        self.threads = engine.threads if cpu else 1
-        if cpu:
-            torch.set_num_threads(1)
         shapes = ladder.shapes(first.model, first.tokenizer.vocab_size)
         self._shapes = dict(sorted(shapes.items(), key=lambda item: len(item[1]), reverse=True))
         sizes = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
@@ -129,21 +123,18 @@ class LadderRuns(Learner):
         if not resumed:
             for k, spec in enumerate(specs):
                 self._load(k, weights.beginning(spec))
-        self._weights = self._views(self._flat)
-        # every thread has gradients of its own, of weights that all share
-        self._gradients = [torch.zeros_like(self._flat) for _ in range(self.threads)]
-        views = [self._views(gradient) for gradient in self._gradients]
+        self._gradient = torch.zeros_like(self._flat)
+        self._weights, self._sums = self._views(self._flat), self._views(self._gradient)
         self._by_hand = not engine.compiled and first.precision == "fp32"
-        self._sums = [v | ladder_gradient.fused(v) for v in views] if self._by_hand else views
         if self._by_hand:
             self._weights |= ladder_gradient.fused(self._weights)
+            self._sums |= ladder_gradient.fused(self._sums)
         else:
-            self._replicas = [_leaves(self._weights, sums) for sums in self._sums]
+            self._leaves = _leaves(self._weights, self._sums)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)  # moments
         self._step = torch.zeros((), device=self.device)
         decay = first.optimizer.weight_decay
         self._halves = ((slice(None, matrices), decay), (slice(matrices, None), 0.0))
-        self._pool = ThreadPoolExecutor(self.threads, initializer=_settle_thread) if self.threads > 1 else None
         self._turn = ladder.rotation(first.model, self.device)
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -162,10 +153,6 @@ class LadderRuns(Learner):
         size = self.engine.at_once(self.specs[0], sequences, len(self.specs))
         return [slice(a, a + size) for a in range(0, sequences, size)]
 
-    def _each(self, work) -> list:
-        """`work(thread)` of every thread."""
-        return [work(0)] if self._pool is None else list(self._pool.map(work, range(self.threads)))
-
     def _batch(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return (x_KBT, y_KBT) if len(self.specs) > 1 else (x_KBT[0], y_KBT[0])
 
@@ -175,35 +162,25 @@ class LadderRuns(Learner):
         batch = self._batch(x_KBT, y_KBT)
         return function(first.model, first.precision, not compiled, self._turn, parameters, *batch).view(-1)
 
-    def _add_gradient(self, thread: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
-        """Scaled losses (K,) of a part of the batch, whose gradients are added to those of the thread."""
+    def _add_gradient(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
+        """Scaled losses (K,) of a part of the batch, whose gradients are added."""
         if self._by_hand:
-            batch, model = self._batch(x_KBT, y_KBT), self.specs[0].model
+            batch, tensors = self._batch(x_KBT, y_KBT), (self._turn, self._weights, self._sums)
             with torch.no_grad():
-                sums = self._sums[thread]
-                made = ladder_gradient.loss_and_gradient(model, self._turn, self._weights, sums, *batch, scale)
-            return made.view(-1)
-        losses = self._loss_sum(self._replicas[thread], x_KBT, y_KBT) * scale
+                return ladder_gradient.loss_and_gradient(self.specs[0].model, *tensors, *batch, scale).view(-1)
+        losses = self._loss_sum(self._leaves, x_KBT, y_KBT) * scale
         losses.sum().backward()
         return losses.detach()
 
     def step(self, inputs, targets, counts, rates):
         x_KBT, y_KBT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
-        parts, scale = self._parts(inputs.shape[1]), 1 / int(counts[0])
-
-        def work(thread: int) -> torch.Tensor:
-            self._gradients[thread].zero_()
-            total = torch.zeros(len(self.specs), device=self.device)
-            for part in parts[thread :: self.threads]:
-                total += self._add_gradient(thread, x_KBT[:, part], y_KBT[:, part], scale)
-            return total
-
-        losses = sum(self._each(work))
-        gradient = self._gradients[0]
-        for other in self._gradients[1:]:
-            gradient += other
-        norms = torch.linalg.vector_norm(gradient, dim=1)
-        gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        scale = 1 / int(counts[0])
+        self._gradient.zero_()
+        losses = torch.zeros(len(self.specs), device=self.device)
+        for part in self._parts(inputs.shape[1]):
+            losses += self._add_gradient(x_KBT[:, part], y_KBT[:, part], scale)
+        norms = torch.linalg.vector_norm(self._gradient, dim=1)
+        self._gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
         self._adamw(rates)
         return losses.cpu().numpy(), norms.cpu().numpy()
 
@@ -213,7 +190,7 @@ class LadderRuns(Learner):
         o = self.specs[0].optimizer
         for k, rate in enumerate(rates):
             for part, decay in self._halves:
-                tensors = (self._flat, self._gradients[0], self._first, self._second)
+                tensors = (self._flat, self._gradient, self._first, self._second)
                 torch._fused_adamw_(
                     *([t[k, part]] for t in tensors), [], [self._step], lr=float(rate), beta1=o.beta1, beta2=o.beta2,
                     weight_decay=decay, eps=o.eps, amsgrad=False, maximize=False,
@@ -222,15 +199,11 @@ class LadderRuns(Learner):
     def losses(self, inputs, targets):
         x_BT, y_BT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
         x_KBT, y_KBT = (t.expand(len(self.specs), *t.shape) for t in (x_BT, y_BT))
-        parts = self._parts(len(inputs))
-
-        def work(thread: int) -> torch.Tensor:
-            with torch.no_grad():
-                own = parts[thread :: self.threads]
-                made = [self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part]).double() for part in own]
-            return sum(made, torch.zeros(len(self.specs), dtype=torch.float64, device=self.device))
-
-        return sum(self._each(work)).cpu().numpy()
+        total = torch.zeros(len(self.specs), dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            for part in self._parts(len(inputs)):
+                total += self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part])
+        return total.cpu().numpy()
 
     def state(self, k):
         tensors = {f"model.{name}": view for name, view in self._views(self._flat[k : k + 1]).items()}
@@ -245,16 +218,9 @@ class LadderRuns(Learner):
     def save_final(self, k):
         weights.save_final(self._views(self._flat[k : k + 1]), self.specs[k])
 
-    def close(self):
-        if self._pool is not None:
-            self._pool.shutdown()
-
 
 class OneModel(Learner):
-    """One run of any model of `transformers`, perhaps shared by several processes.
-
-    Threads share each operation: models that are worth it are large.
-    """
+    """One run of any model of `transformers`, perhaps shared by several processes."""
 
     def __init__(self, spec: RunSpec, engine: Engine, objective: Objective, resumed: bool) -> None:
         self.spec, self.engine = spec, engine
@@ -344,11 +310,6 @@ def checkpoint_activations(model) -> None:
 def _compiled_ladder():
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_SHAPES)
     return torch.compile(ladder.loss_sum, dynamic=False)
-
-
-def _settle_thread() -> None:
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # it is a mode of each thread
 
 
 def _leaves(weights: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
