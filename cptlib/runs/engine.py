@@ -8,7 +8,7 @@ from cptlib.errors import CptError, unknown
 from cptlib.runs.spec import ModelSpec, RunSpec
 
 CACHED_VALUES = 2**16
-"""Tokens times width that go through ladder models at a time, for each CPU thread: what they leave stays near a core."""
+"""Tokens times width that go through ladder models at a time, for each CPU thread: what they leave stays near it."""
 
 
 @dataclass(frozen=True)
