@@ -79,7 +79,7 @@ class Study:
         engine=None,
         report: Callable[[str], None] | None = None,
     ) -> dict[str, Record]:
-        """Records of all runs: the fixed ones, then those that fits to them plan.
+        """Records of all runs: the fixed ones, then those that fits to them plan; then the examined ones with scores.
 
         Parameters
         ----------
@@ -89,6 +89,7 @@ class Study:
         workers, engine, report
             As for `cptlib.runs.sweep.sweep`.
         """
+        from cptlib.runs.examine import examine
         from cptlib.runs.sweep import sweep
         from cptlib.runs.train import Engine
 
@@ -100,7 +101,9 @@ class Study:
 
         fixed = made(grid.fixed())
         planned = [spec for spec in grid.planned(self.recorded()) if spec.id not in fixed]
-        return fixed | made(planned) if planned else fixed
+        records = fixed | made(planned) if planned else fixed
+        del options["workers"]
+        return records | examine(grid.exams(), self.name, grid.profile, **options)
 
     def chapter(self, grid: StudyGrid) -> StudyChapter:
         """The chapter on all records of the study."""
