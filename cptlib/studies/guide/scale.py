@@ -255,7 +255,8 @@ def grid_text(gpu: dict | None) -> str:
         ""
         if utilisation is None
         else (
-            f" The last column takes the utilisation of {100 * utilisation:.0f} % that was measured at a much smaller size."
+            f" The last column takes the utilisation of {100 * utilisation:.0f} % that was measured at a much smaller "
+            "size."
         )
     )
     return (
