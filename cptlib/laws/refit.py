@@ -2,15 +2,11 @@
 
 Each refit descends from the estimate by damped Newton steps, one evaluation of the law a step. The curvature of the law
 itself (the second-order part of the Hessian) is measured once at the estimate, shared by all refits, and corrected by
-what each refit sees on its way (a structured secant update, as in NL2SOL [1]_). Refits that do not come to rest so are
-left to `cptlib.laws.solver.descend`.
+what each refit sees on its way (a structured secant update, as in NL2SOL of Dennis, Gay and Welsch, ACM TOMS 7, 1981).
+Refits that do not come to rest so are left to `cptlib.laws.solver.descend`.
 
 Refits are independent and go through in batches of a fixed size, so their values do not depend on how many threads
 share the work.
-
-References
-----------
-.. [1] Dennis, Gay, Welsch, An adaptive nonlinear least-squares algorithm, ACM TOMS 7, 1981.
 """
 
 from __future__ import annotations

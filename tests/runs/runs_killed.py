@@ -44,7 +44,7 @@ def _child(world: str, cache: str, texts: list[str], how, arguments: tuple, opti
     specs = [RunSpec.from_json(json.loads(text)) for text in texts]
     if how is not None:
         how(*arguments)
-    options = {"engine": Engine(device="cpu", checkpoint_seconds=0.05), "report": str} | options
+    options = {"engine": Engine(device="cpu", checkpoint_seconds=0.02), "report": str} | options
     if "workers" not in options:
         options["executor"] = Here()
     try:

@@ -88,7 +88,7 @@ def test_every_run_has_a_log(family, tiny, cache):
     with pytest.raises(SweepError):
         sweep([bad], "demo", "test", engine=CPU, executor=Here(), report=str)
     failed = events(bad.id)[-1]
-    assert failed["event"] == "failed" and "LossError" in failed["error"] and "Traceback" in failed["traceback"]
+    assert failed["event"] == "failed" and "LossError" in failed["error"] and "LossError" in failed["traceback"]
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
