@@ -46,6 +46,10 @@ def a_grid(**changes) -> Grid:
         "limited_tokens": 30720,
         "planned_width": 64,
         "tolerances": (1.0, 3.0),
+        "dense_widths": (32, 64),
+        "dense_ratios": (0.0, 0.2, 0.5, 0.8, 1.0),
+        "dense_tokens": 409600,
+        "dense_evaluation_tokens": 1024,
     }
     return Grid(**values | changes)
 

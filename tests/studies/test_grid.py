@@ -27,6 +27,8 @@ def of(profile: str) -> Grid:
         ({"ratios": [0.0, 1.2]}, r"ratios: 1.2 lies outside \[0, 1\]"),
         ({"near_zero_ratios": [-0.1]}, r"near_zero_ratios: -0.1 lies outside \[0, 1\]"),
         ({"cross_ratios": [2]}, r"cross_ratios: 2 lies outside \[0, 1\]"),
+        ({"dense_widths": [32, 40]}, r"dense_widths: 40 must be one of widths \[16, 32, 48\]"),
+        ({"dense_ratios": [-1]}, r"dense_ratios: -1 lies outside \[0, 1\]"),
     ],
 )
 def test_a_bad_parameter_is_named_in_one_line(change, words):
@@ -38,7 +40,8 @@ def test_a_bad_parameter_is_named_in_one_line(change, words):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_runs_are_those_of_the_parts_of_the_grid(profile):
     grid = of(profile)
-    assert {spec.id for spec in grid.fixed()} == {spec.id for spec in (*grid.main(), *grid.near_zero(), *grid.cross())}
+    parts = (*grid.main(), *grid.near_zero(), *grid.cross(), *grid.dense())
+    assert {spec.id for spec in grid.fixed()} == {spec.id for spec in parts}
     assert len(grid.main()) == len(grid.widths) * len(grid.ratios) * len(grid.seeds)
     # the extra ratios would be counted twice beside the main grid's, and the cross domains need sizes of the main one
     assert not set(grid.near_zero_ratios) & set(grid.ratios)
@@ -113,8 +116,24 @@ def test_tuning_trials_use_only_the_seed_that_is_never_reported():
     assert not {spec.id for spec in trials} & {spec.id for spec in grid.fixed()}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_dense_runs_continue_the_bases_of_the_grid_and_are_evaluated_after_every_step(profile):
+    grid = of(profile)
+    runs = grid.dense()
+    assert len(runs) == len(grid.dense_widths) * len(grid.dense_ratios) * len(grid.seeds)
+    assert {spec.start.id for spec in runs} <= {spec.start.id for spec in grid.main()}
+    for spec in runs:
+        assert len(spec.evaluation.at) == spec.steps == grid.dense_tokens / grid.batch_tokens
+        assert spec.schedule == grid.cpt(spec.model.width, spec.seed, 0.5).schedule
+    assert {0.0, 1.0} < set(grid.dense_ratios)  # at least one ratio between, to be left out of a fit
+    if profile == "laptop":  # as often as the paper, at its ratios
+        assert runs[0].steps == 200 and len(grid.dense_ratios) == 9
+
+
 def test_golden_ids():
     # a change here orphans every record of the chapter: it needs a reason in DECISIONS.md and runs trained anew
     smoke, laptop = of("smoke"), of("laptop")
     assert smoke.cpt(32, 0, 0.35).id == "6ef90047b5cb8275"
     assert laptop.cpt(64, 0, 0.5).id == "b56ea6ae40c745f5"
+    assert smoke.evaluated_at_every_step(16, 0, 0.0).id == "218e0485c156a14a"
+    assert laptop.evaluated_at_every_step(32, 0, 0.0).id == "ffbe08b48cf0ad01"

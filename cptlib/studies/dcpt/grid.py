@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cptlib.data.tokens import TokenizerSpec
-from cptlib.runs.spec import RunSpec, Schedule, log_points
+from cptlib.runs.spec import Evaluation, RunSpec, Schedule, log_points
 from cptlib.runs.store import Record
 from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once, scaled
 
@@ -42,6 +42,10 @@ class Grid(StudyGrid):
         Size at which planned ratios are trained.
     tolerances : tuple of float
         Allowed relative rises of the general loss in usage 1.
+    dense_widths, dense_ratios : tuple
+        Sizes and domain ratios of the runs that are evaluated after every step.
+    dense_tokens, dense_evaluation_tokens : int
+        Their tokens, and their validation tokens a corpus.
     """
 
     general: str
@@ -61,12 +65,16 @@ class Grid(StudyGrid):
     limited_tokens: int
     planned_width: int
     tolerances: tuple[float, ...]
+    dense_widths: tuple[int, ...]
+    dense_ratios: tuple[float, ...]
+    dense_tokens: int
+    dense_evaluation_tokens: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("planned_width", "near_zero_width"):
+        for name in ("planned_width", "near_zero_width", "dense_widths"):
             self.check_among(name, self.widths, "widths")
-        self.check_shares("ratios", "near_zero_ratios", "cross_ratios")
+        self.check_shares("ratios", "near_zero_ratios", "cross_ratios", "dense_ratios")
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -128,6 +136,13 @@ class Grid(StudyGrid):
             self.base(width, seed),
         )
 
+    def evaluated_at_every_step(self, width: int, seed: int, ratio: float) -> RunSpec:
+        """`cpt` with its own length, the losses measured after every step."""
+        spec = self.cpt(width, seed, ratio)
+        steps = tuple(range(self.batch_tokens, self.dense_tokens + 1, self.batch_tokens))
+        evaluation = Evaluation(spec.evaluation.corpora, self.dense_evaluation_tokens, steps)
+        return spec.but(tokens=self.dense_tokens, evaluation=evaluation)
+
     def main(self) -> list[RunSpec]:
         """Sizes x ratios x seeds on the main domain."""
         return [self.cpt(w, s, r) for w in self.widths for s in self.seeds for r in self.ratios]
@@ -146,9 +161,18 @@ class Grid(StudyGrid):
             for r in self.cross_ratios
         ]
 
+    def dense(self) -> list[RunSpec]:
+        """Runs evaluated after every step, on the main domain."""
+        return [
+            self.evaluated_at_every_step(w, s, r)
+            for w in self.dense_widths
+            for s in self.seeds
+            for r in self.dense_ratios
+        ]
+
     def fixed(self) -> list[RunSpec]:
         """Every run that does not depend on a fit, each once."""
-        return each_once((*self.main(), *self.near_zero(), *self.cross()))
+        return each_once((*self.main(), *self.near_zero(), *self.cross(), *self.dense()))
 
     def at_ratios(self, ratios: Iterable[float]) -> list[RunSpec]:
         """Runs at planned ratios, each once."""
