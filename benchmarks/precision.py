@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from cptlib.studies.precision.evidence import Comparison
-from cptlib.studies.precision.grid import Grid, run
+from cptlib.studies.precision.grid import GRID, run
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="runs at a time; one a core by default")
     parser.add_argument("--fresh", action="store_true", help="train everything again")
     options = parser.parse_args()
-    made = Comparison.of(Grid(), *run(Grid(), options.fresh, options.workers))
+    made = Comparison.of(GRID, *run(GRID, options.fresh, options.workers))
     for found in made.findings:
         where = f" ({found.note})" if found.note else ""
         print(f"{found.statistic}: {found.value:+.4f} [{found.lo:+.4f}, {found.hi:+.4f}] {found.unit}{where}")

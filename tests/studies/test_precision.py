@@ -3,80 +3,116 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cptlib.errors import CptError
+from cptlib.evidence.claims import INCONCLUSIVE, REFUTED, SUPPORTED
 from cptlib.evidence.registry import check_in_force, load_claims
 from cptlib.files import project_root
 from cptlib.runs.store import Store
-from cptlib.studies.precision.evidence import ROUNDING, Comparison
-from cptlib.studies.precision.grid import CONTROL, CRITERIA, NAME, Grid
+from cptlib.studies.precision.evidence import CURVE, POINT, ROUNDING, Comparison
+from cptlib.studies.precision.grid import CONTROL, CRITERIA, GRID, NAME, PILOT
 
-GRID = Grid()
 RECORDS = project_root() / "book" / "records"
 
 
-def simulated(drift: dict[str, float], between: float = 0.02, bias: dict | None = None, seed: int = 0) -> Comparison:
-    """Losses with a known standard deviation between seeds, a known one between arms, and a shift at chosen points."""
+POINTS = [(a, c, d) for a in ("base", "continued") for c in ("sotu", "law") for d in (0, 1000, 2000, 4000)]
+
+
+def simulated(drift: dict[str, float], shift: dict | None = None, seed: int = 0) -> Comparison:
+    """Losses with a standard deviation between seeds of 0.02, a known one between arms, and shifts of chosen curves."""
     rng = np.random.default_rng(seed)
     rows = []
     for width in GRID.widths:
         for s in GRID.seeds:
-            for stage, corpus, tokens in [(a, c, d) for a in ("base", "continued") for c in ("sotu", "law")
-                                          for d in (0, 1000, 2000, 4000)]:  # fmt: skip
-                loss = 4 + between * rng.standard_normal()
+            for stage, corpus, tokens in POINTS:
+                loss = 4 + 0.02 * rng.standard_normal()
                 rows.append(("fp32", width, s, stage, corpus, tokens, loss))
                 for arm, sd in drift.items():
-                    if arm == ROUNDING and width not in GRID.control_widths:
-                        continue
-                    moved = (bias or {}).get((arm, width, stage, corpus, tokens), 0.0)
+                    moved = (shift or {}).get((arm, width, stage, corpus), 0.0) + (tokens == 0)
                     rows.append((arm, width, s, stage, corpus, tokens, loss + sd * rng.standard_normal() + moved))
     return Comparison(GRID, pd.DataFrame(rows, columns="arm width seed stage corpus D loss".split()))
+
+
+CALM = {"bf16": 0.002, ROUNDING: 0.001}
 
 
 def words(made: Comparison) -> dict[str, str]:
     return {v.claim.id: v.verdict for v in made.verdicts}
 
 
+def test_the_runs_of_the_pilot_are_those_that_are_recorded():
+    assert PILOT.base(32, 0, "fp32").id == "2c2d39783055d728"
+    assert not set(PILOT.seeds) & set(GRID.seeds)
+
+
 def test_arms_differ_in_nothing_but_the_precision():
-    arms = GRID.arms()
+    arms = GRID.fixed()
     fp32 = {s.but(start=None).id for s in arms if s.precision == "fp32"}
     bf16 = {s.but(start=None, precision="fp32").id for s in arms if s.precision == "bf16"}
     assert fp32 == bf16 and len(arms) == 2 * len(fp32)
     assert all(s.start is None or s.start.precision == s.precision for s in arms)
-    assert {s.id for s in GRID.control()} < {s.id for s in arms if s.precision == "fp32"}
+    assert [s.id for s in GRID.control()] == [s.id for s in arms if s.precision == "fp32"]
 
 
-def test_small_noise_is_equal_and_the_ratio_is_recovered():
-    made = simulated({"bf16": 0.002, ROUNDING: 0.001})
-    assert words(made) == {"precision.1": "supported", "precision.2": "supported"}
-    found = {f.statistic: f for f in made.findings}
-    assert found["ratio_bf16"].lo < 0.1 < found["ratio_bf16"].hi
-    many = [simulated({"bf16": 0.002, ROUNDING: 0.001}, seed=k) for k in range(8)]
-    assert np.mean([m.ratio("bf16").value for m in many]) == pytest.approx(0.1, rel=0.06)
-    assert np.mean([m.ratio(ROUNDING).value for m in many]) == pytest.approx(0.05, rel=0.1)
+def test_a_control_of_a_size_that_is_not_trained_is_refused():
+    with pytest.raises(CptError, match=r"^control_widths: 128 must be one of widths \[32, 64\]$"):
+        replace(GRID, control_widths=(128,))
 
 
-def test_a_shift_at_one_point_of_one_size_is_found_there():
-    place = ("bf16", 64, "continued", "law", 2000)
-    made = simulated({"bf16": 0.002, ROUNDING: 0.001}, bias={place: 0.03})
-    assert words(made)["precision.1"] == "refuted"
-    row = made.farthest("bf16", 64)
-    assert (row["stage"], row["corpus"], row["D"]) == place[2:] and row["mean"] == pytest.approx(0.03, abs=0.003)
-    assert abs(made.farthest("bf16", 32)["mean"]) < made.margin
+def test_small_noise_is_equal_and_its_size_is_recovered():
+    made = simulated(CALM)
+    assert words(made) == {"precision.1": SUPPORTED, "precision.2": SUPPORTED}
+    many = [simulated(CALM, seed=k) for k in range(4)]
+    assert np.mean([m.ratio("bf16").value for m in many]) == pytest.approx(0.1, rel=0.05)
+    assert np.mean([m.ratio(ROUNDING).value for m in many]) == pytest.approx(0.05, rel=0.05)
 
 
-def test_noise_as_wide_as_the_seeds_is_not_called_equal():
-    made = simulated({"bf16": 0.03, ROUNDING: 0.001})
-    assert words(made)["precision.1"] != "supported" and words(made)["precision.2"] == "refuted"
+def test_shifts_are_in_standard_deviations_between_seeds_of_their_curve():
+    place = (64, "continued", "law")
+    shifted = simulated(CALM, {("bf16", *place): 0.03}).shifts("bf16", CURVE)
+    here = (shifted[["width", *CURVE]] == list(place)).all(axis=1)
+    assert shifted[here]["value"].item() == pytest.approx(1.5, rel=0.15)
+    assert shifted[~here]["value"].abs().max() < 0.1 and len(shifted) == 4 * len(GRID.widths)
 
 
-def test_the_start_of_a_run_is_no_point():
-    made = simulated({"bf16": 0.002, ROUNDING: 0.001}, bias={("bf16", 32, "base", "sotu", 0): 1.0})
-    assert words(made)["precision.1"] == "supported"
+def test_the_curve_is_the_mean_of_its_points_and_the_start_is_none_of_them():
+    made = simulated({"bf16": 0.02, ROUNDING: 0.001})
+    points, curves = made.shifts("bf16", POINT), made.shifts("bf16", CURVE)
+    assert set(points["D"]) == {1000, 2000, 4000}
+    means = points.groupby(["width", *CURVE])["value"].mean()
+    assert np.allclose(means, curves.set_index(["width", *CURVE])["value"].loc[means.index])
+
+
+def test_intervals_of_shifts_cover_as_often_as_they_say():
+    inside = []
+    for k in range(20):
+        rows = simulated({"bf16": 0.02, ROUNDING: 0.001}, seed=k).shifts("bf16", CURVE)
+        inside += list((rows["lo90"] < 0) & (0 < rows["hi90"]))
+    assert 0.83 < np.mean(inside) < 0.97  # 160 intervals of 90 %
+
+
+def test_one_shifted_curve_is_enough_to_refute():
+    made = simulated(CALM, {("bf16", 64, "continued", "law"): 0.03})
+    assert words(made)["precision.1"] == REFUTED
+    assert (made.farthest("bf16", 64)[CURVE] == ["continued", "law"]).all()
+
+
+def test_noise_wider_than_the_seeds_is_not_small():
+    made = simulated({"bf16": 0.04, ROUNDING: 0.001})
+    assert words(made)["precision.2"] == REFUTED
+
+
+@pytest.mark.parametrize("bf16", [0.0, 0.03])
+def test_nothing_is_decided_where_the_control_fails(bf16):
+    shift = {(ROUNDING, 32, "base", "sotu"): 0.03, ("bf16", 32, "base", "sotu"): bf16}
+    verdict = simulated(CALM, shift).verdicts[0]
+    assert verdict.verdict == INCONCLUSIVE
+    assert verdict.why.startswith("the control does not pass its own tests (rounding_32): ")
 
 
 def test_a_run_without_record_is_named():
@@ -86,14 +122,14 @@ def test_a_run_without_record_is_named():
 
 def test_the_criteria_in_force_are_those_of_the_records():
     records = [r for name in (NAME, CONTROL) for r in Store(name, RECORDS).load().values()]
-    assert len(records) == len(GRID.arms()) + len(GRID.control())
     assert check_in_force(load_claims(CRITERIA), [json.loads(r.criteria) for r in records]) == []
 
 
-def test_the_recorded_pairs_saw_the_same_data():
+@pytest.mark.parametrize("grid", [PILOT], ids=["pilot"])
+def test_the_recorded_pairs_saw_the_same_data(grid):
     records = Store(NAME, RECORDS).load()
     pairs = {}
-    for spec in GRID.arms():
+    for spec in grid.fixed():
         key = (spec.model.width, spec.seed, spec.stage)
         pairs.setdefault(key, []).append(records[spec.id])
     for (_, _, stage), (one, other) in pairs.items():

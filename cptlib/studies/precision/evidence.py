@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from cptlib.errors import CptError
-from cptlib.evidence.claims import Finding, Verdict, judge_all
-from cptlib.evidence.jackknife import Jackknife, jackknife, jackknife_weights
+from cptlib.evidence.claims import INCONCLUSIVE, SUPPORTED, Finding, Verdict, judge_all
+from cptlib.evidence.jackknife import Jackknife, jackknife, weightings
 from cptlib.evidence.registry import Claim, load_claims
-from cptlib.evidence.stats import tost
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, evaluations_frame
-from cptlib.studies.precision.grid import CRITERIA, PROFILE, Grid
+from cptlib.studies.precision.grid import CRITERIA, Grid
 
 ROUNDING = "rounding"  # the arm in float32 whose sums are taken in another order
 STAGES = ("base", "continued")
-POINT = ["stage", "corpus", "D"]  # what names an evaluation point of a size
+CURVE = ["stage", "corpus"]  # what names a curve of a size
+POINT = [*CURVE, "D"]  # and an evaluation point
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Comparison:
         CptError
             A run has no record.
         """
-        chosen = [(spec, arms, spec.precision) for spec in grid.arms()]
+        chosen = [(spec, arms, spec.precision) for spec in grid.fixed()]
         chosen += [(spec, control, ROUNDING) for spec in grid.control()]
         parts = []
         for spec, records, arm in chosen:
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def margin(self) -> float:
-        """Of the equivalence tests, in nats per token."""
+        """Of the equivalence tests, in standard deviations between seeds."""
         return self.claims[0].criterion.tests[0].margin
 
     def paired(self, arm: str) -> pd.DataFrame:
@@ -76,13 +76,39 @@ class Comparison:
         difference = (both[0] - both[1].reindex(both[0].index)).rename("difference").reset_index()
         return difference[difference["D"] > 0]
 
-    def intervals(self, arm: str) -> pd.DataFrame:
-        """Mean paired difference of every size and point with its intervals, and p of the equivalence test."""
+    def _tables(self, arm: str) -> Iterator[tuple[int, pd.DataFrame, pd.DataFrame]]:
+        """Of each size of an arm: losses of float32 and the paired differences, a row a seed, a column a point."""
+        fp32 = self.losses[self.losses["arm"] == "fp32"]
+        for width, group in self.paired(arm).groupby("width"):
+            differences = group.pivot_table(index="seed", columns=POINT, values="difference")
+            losses = fp32[fp32["width"] == width].pivot_table(index="seed", columns=POINT, values="loss")
+            yield int(width), losses.loc[differences.index, differences.columns], differences
+
+    def shifts(self, arm: str, by: list[str]) -> pd.DataFrame:
+        """Mean paired differences of every size, in standard deviations between the seeds of float32.
+
+        Parameters
+        ----------
+        arm : str
+        by : list of str
+            `CURVE` for means over the points of each curve, `POINT` for single points.
+
+        Returns
+        -------
+        DataFrame
+            `width`, the columns of `by`, the numbers of a `Jackknife` that leaves out one seed at a time, and `p` of
+            the equivalence test.
+        """
         rows = []
-        for (width, *point), group in self.paired(arm).groupby(["width", *POINT]):
-            found = tost(group["difference"].to_numpy(), self.margin)
-            numbers = {name: getattr(found, name) for name in ("mean", "lo", "hi", "lo90", "hi90", "n", "sd", "p")}
-            rows.append({"width": width, **dict(zip(POINT, point, strict=True)), **numbers})
+        for width, losses, differences in self._tables(arm):
+            seeds = np.zeros(len(losses))
+            kept = weightings(seeds) > 0
+            each = np.stack([differences[k].mean().to_numpy() / losses[k].std(ddof=1).to_numpy() for k in kept])
+            for name, part in differences.columns.to_frame(index=False).groupby(by):
+                values = each[:, part.index].mean(axis=1)
+                made = jackknife(values[0], values[1:], seeds)
+                numbers = vars(made) | {"p": made.p_equivalence(self.margin)}
+                rows.append({"width": width, **dict(zip(by, name, strict=True)), **numbers})
         return pd.DataFrame(rows)
 
     def between_seeds(self) -> pd.DataFrame:
@@ -91,8 +117,8 @@ class Comparison:
         return fp32.groupby(["width", *POINT])["loss"].std(ddof=1).rename("sd").reset_index()
 
     def farthest(self, arm: str, width: int) -> pd.Series:
-        """The row of `intervals` whose 90 % interval reaches farthest from zero; its p is the largest of any point."""
-        rows = self.intervals(arm)
+        """The curve whose 90 % interval reaches farthest from zero, a row of `shifts`; its p is the largest of any."""
+        rows = self.shifts(arm, CURVE)
         rows = rows[rows["width"] == width]
         reach = np.maximum(rows["lo90"].abs(), rows["hi90"].abs())
         return pd.Series(rows.loc[reach.idxmax()].to_dict() | {"p": rows["p"].max()})
@@ -102,45 +128,54 @@ class Comparison:
 
         The interval leaves out one (size, seed) at a time, within its size.
         """
-        paired = self.paired(arm)
-        squares = paired.assign(square=paired["difference"] ** 2).pivot_table(
-            index=["width", "seed"], values="square", aggfunc="mean"
-        )["square"]
-        fp32 = self.losses[(self.losses["arm"] == "fp32") & (self.losses["D"] > 0)]
-        wide = fp32.pivot_table(index=["width", "seed"], columns=POINT, values="loss").loc[squares.index]
-        strata = np.array([width for width, _ in squares.index])
+        strata, squares, losses = [], [], []
+        for width, wide, differences in self._tables(arm):
+            strata += [width] * len(wide)
+            squares += list((differences**2).mean(axis=1))
+            losses += list(wide.to_numpy())
+        strata, squares, losses = np.array(strata), np.array(squares), np.array(losses)
 
         def statistic(kept: np.ndarray) -> float:
-            spread = [wide[kept & (strata == w)].var(ddof=1).mean() for w in np.unique(strata)]
+            spread = [losses[kept & (strata == w)].var(axis=0, ddof=1).mean() for w in np.unique(strata)]
             mean = [squares[kept & (strata == w)].mean() for w in np.unique(strata)]
             return float(np.sqrt(np.mean(mean) / np.mean(spread)))
 
-        kept = jackknife_weights(strata) > 0
-        return jackknife(statistic(np.ones(len(strata), bool)), np.array([statistic(row) for row in kept]), strata)
+        values = np.array([statistic(row > 0) for row in weightings(strata)])
+        return jackknife(values[0], values[1:], strata)
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Every statistic that the criteria name."""
-        found = []
+        """Every statistic that the criteria name.
+
+        Those of the control carry no p: it is a yardstick, and takes no part in the correction for many tests.
+        """
+        found, seeds = [], len(self.grid.seeds)
         for arm, widths in (("bf16", self.grid.widths), (ROUNDING, self.grid.control_widths)):
-            for width in widths:
+            for width in (w for w in widths if f"{arm}_{w}" in self.claims[0].statistics):
                 row = self.farthest(arm, width)
-                note = f"{row['stage']} run, {row['corpus']}, {row['D']:,} tokens"
                 found.append(
                     Finding(
-                        "precision.1", f"{arm}_{width}", row["mean"], row["lo"], row["hi"], int(row["n"]),
-                        unit="nats per token", note=note, lo90=row["lo90"], hi90=row["hi90"], sd=row["sd"],
-                        p=row["p"] if arm == "bf16" else None,
+                        "precision.1", f"{arm}_{width}", row["value"], row["lo"], row["hi"], seeds,
+                        unit="SD between seeds", note=f"{row['stage']} run, {row['corpus']}",
+                        lo90=row["lo90"], hi90=row["hi90"], p=row["p"] if arm == "bf16" else None,
                     )
                 )  # fmt: skip
-            made, seeds = self.ratio(arm), len(self.grid.seeds)
+            made = self.ratio(arm)
             found.append(Finding("precision.2", f"ratio_{arm}", made.value, made.lo, made.hi, seeds, unit="1"))
         return found
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """The criteria, judged."""
-        return judge_all(self.claims, self.findings, PROFILE)
+        """The criteria, judged; nothing is decided where the control does not pass its own tests."""
+        return [_with_control(verdict) for verdict in judge_all(self.claims, self.findings, self.grid.profile)]
+
+
+def _with_control(verdict: Verdict) -> Verdict:
+    lost = [r for r in verdict.results if ROUNDING in r.test.statistic and r.outcome != SUPPORTED]
+    if not lost:
+        return verdict
+    why = f"the control does not pass its own tests ({', '.join(r.test.statistic for r in lost)}): {verdict.why}"
+    return replace(verdict, verdict=INCONCLUSIVE, why=why)
 
 
 def _record(spec: RunSpec, records: Mapping[str, Record]) -> Record:

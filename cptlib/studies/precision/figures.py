@@ -6,17 +6,17 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from cptlib.evidence.figures import WIDTHS, category, curve_with_interval, style
-from cptlib.studies.precision.evidence import ROUNDING, Comparison
-from cptlib.studies.precision.grid import BATCH, DOMAIN, GENERAL
+from cptlib.studies.precision.evidence import POINT, ROUNDING, Comparison
+from cptlib.studies.precision.grid import GRID
 
 LABELS = {"fp32": "float32", "bf16": "bf16 autocast", ROUNDING: "float32, other sums"}
 ARMS = tuple(LABELS)
-CORPORA = {GENERAL: "general text", DOMAIN: "law"}
+CORPORA = {GRID.general: "general text", GRID.domain: "law"}
 
 
 def along(made: Comparison, frame: pd.DataFrame) -> pd.Series:
     """Millions of tokens of a row, those of the base counted before those of its continuation."""
-    return (frame["D"] + (frame["stage"] == "continued") * made.grid.base_steps * BATCH) / 1e6
+    return (frame["D"] + (frame["stage"] == "continued") * made.grid.base_tokens) / 1e6
 
 
 def curves(made: Comparison):
@@ -48,36 +48,29 @@ def differences(made: Comparison):
             len(CORPORA), len(widths), figsize=(WIDTHS["wide"], 4.4), sharex=True, sharey=True, squeeze=False
         )
         for k, arm in enumerate(ARMS[1:]):
-            rows = made.intervals(arm)
+            rows = made.shifts(arm, POINT)
             rows = rows.assign(x=along(made, rows) + 0.008 * (k - 0.5))
             for line, corpus in zip(axes, CORPORA, strict=True):
                 for ax, width in zip(line, widths, strict=True):
                     mine = rows[(rows["width"] == width) & (rows["corpus"] == corpus)].sort_values("x")
                     look = category(k + 1) | {"linestyle": "none", "markersize": 3}
                     curve_with_interval(
-                        ax, mine["x"], mine["mean"], mine["lo90"], mine["hi90"], label=LABELS[arm], bars=True, **look
+                        ax, mine["x"], mine["value"], mine["lo90"], mine["hi90"], label=LABELS[arm], bars=True, **look
                     )
-        spread = made.between_seeds()
-        spread = spread.assign(x=along(made, spread))
         for line, corpus in zip(axes, CORPORA, strict=True):
             for ax, width in zip(line, widths, strict=True):
-                mine = spread[(spread["width"] == width) & (spread["corpus"] == corpus)].sort_values("x")
-                ax.fill_between(
-                    mine["x"], -mine["sd"], mine["sd"], color="#dddddd", linewidth=0, zorder=0, label="± 1 SD of seeds"
-                )
-                for bound in (-made.margin, made.margin):
-                    ax.axhline(bound, color="#444444", linewidth=0.9, linestyle=(0, (2, 2)), marker="")
+                ax.axhspan(-made.margin, made.margin, color="#e6e6e6", linewidth=0, zorder=0, label="margin")
                 _switch(made, ax)
                 ax.set_title(f"width {width}, {CORPORA[corpus]}")
         for ax in axes[0]:
             ax.set_xlabel("")
         for line in axes:
-            line[0].set_ylabel("loss minus float32's\n(nats per token)")
+            line[0].set_ylabel("loss minus float32's\n(SD between seeds)")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def _switch(made: Comparison, ax) -> None:
     """A line where the continuation begins."""
-    ax.axvline(made.grid.base_steps * BATCH / 1e6, color="#888888", linewidth=0.8, linestyle="-", marker="")
+    ax.axvline(made.grid.base_tokens / 1e6, color="#888888", linewidth=0.8, linestyle="-", marker="")
     ax.set_xlabel("million tokens trained")
