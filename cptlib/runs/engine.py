@@ -20,7 +20,7 @@ class Engine:
     device : str
         "cpu", "cuda", ...; "auto" takes a GPU where there is one.
     threads : int
-        CPU threads. Results are bit-identical at equal thread counts only.
+        CPU threads of a run. Results are bit-identical at equal thread counts only.
     compiled : bool
         Use `torch.compile` (needs a C++ compiler; eager, with a note, where there is none).
     checkpoint_seconds : float
@@ -75,23 +75,33 @@ class Engine:
         same = ("model", "tokenizer", "tokens", "batch_tokens", "evaluation", "optimizer", "precision")
         return tuple(getattr(spec, name) for name in same)
 
+    def by_hand(self, spec: RunSpec) -> bool:
+        """Whether a ladder model's gradients are those that are written out (`cptlib.runs.ladder_gradient`)."""
+        return not self.compiled and spec.precision == "fp32"
+
+    def hands(self, spec: RunSpec) -> int:
+        """Threads that take sequences of their own; 1 where all threads share every operation."""
+        if not self.side_by_side(spec) or not self.by_hand(spec) or not self.resolved_device().startswith("cpu"):
+            return 1
+        return min(self.threads, self.micro_batch or self.threads)
+
     def at_once(self, spec: RunSpec, sequences: int, runs: int = 1) -> int:
-        """How many of this many sequences of each run go through the models together.
+        """How many of this many sequences of each run go through the models together, in each of `hands`.
 
         Parameters
         ----------
         spec : RunSpec
         sequences : int
-            Of a step, or of a validation sample.
+            Of a step, or of a validation sample; of one hand.
         runs : int
             Trained side by side.
         """
+        hands = self.hands(spec)
         if self.micro_batch:
-            return min(self.micro_batch, sequences)
+            return min(self.micro_batch // hands, sequences)
         if not self.side_by_side(spec) or not self.resolved_device().startswith("cpu"):
             return sequences
-        at_most = max(
-            1, min(sequences // self.threads, CACHED_VALUES // (spec.model.width * spec.model.context * runs))
-        )
+        near = CACHED_VALUES * self.threads // hands // (spec.model.width * spec.model.context * runs)
+        at_most = max(1, min(sequences, near))
         # equal parts, where that is possible without tiny ones: each shape would be compiled
         return max((n for n in range(-(-at_most // 2), at_most + 1) if sequences % n == 0), default=at_most)

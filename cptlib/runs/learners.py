@@ -13,6 +13,7 @@ import torch
 
 from cptlib.errors import CptError
 from cptlib.runs import devices, ladder, ladder_gradient, weights
+from cptlib.runs.crew import Crew
 from cptlib.runs.objective import Objective
 from cptlib.runs.spec import RunSpec
 
@@ -108,8 +109,9 @@ def learner(specs: Sequence[RunSpec], engine: Engine, objective: Objective, resu
 class LadderRuns(Learner):
     """Runs of the ladder side by side, by `cptlib.runs.ladder`.
 
-    On a CPU, a batch goes through the models in parts small enough for what they leave to stay near the core. Weights,
-    and gradients, of each run lie in one vector, its matrices first.
+    On a CPU, a batch goes through the models in parts small enough for what they leave to stay near the core, and where
+    gradients are written out, each thread takes a share of the sequences. Weights, and gradients, of each run lie in
+    one vector, its matrices first; each thread adds up gradients of its own.
     """
 
     def __init__(self, specs: Sequence[RunSpec], engine: Engine, resumed: bool) -> None:
@@ -123,14 +125,17 @@ class LadderRuns(Learner):
         if not resumed:
             for k, spec in enumerate(specs):
                 self._load(k, weights.beginning(spec))
-        self._gradient = torch.zeros_like(self._flat)
-        self._weights, self._sums = self._views(self._flat), self._views(self._gradient)
-        self._by_hand = not engine.compiled and first.precision == "fp32"
+        self._crew = Crew(engine.hands(first))
+        if self._crew.size > 1:
+            torch.set_num_threads(1)  # threads of an operation that the crew waits for would compete with it
+        self._gradients = [torch.zeros_like(self._flat) for _ in range(self._crew.size)]
+        self._weights, self._sums = self._views(self._flat), [self._views(g) for g in self._gradients]
+        self._by_hand = engine.by_hand(first)
         if self._by_hand:
             self._weights |= ladder_gradient.fused(self._weights)
-            self._sums |= ladder_gradient.fused(self._sums)
+            self._sums = [views | ladder_gradient.fused(views) for views in self._sums]
         else:
-            self._leaves = _leaves(self._weights, self._sums)
+            self._leaves = _leaves(self._weights, *self._sums)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)  # moments
         self._step = torch.zeros((), device=self.device)
         decay = first.optimizer.weight_decay
@@ -149,9 +154,12 @@ class LadderRuns(Learner):
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
 
-    def _parts(self, sequences: int) -> list[slice]:
-        size = self.engine.at_once(self.specs[0], sequences, len(self.specs))
-        return [slice(a, a + size) for a in range(0, sequences, size)]
+    def _shares(self, sequences: int) -> list[tuple[int, list[slice]]]:
+        """Number of each thread, and the parts of a batch that it takes."""
+        share = -(-sequences // self._crew.size)
+        size = self.engine.at_once(self.specs[0], share, len(self.specs))
+        ends = [(a, min(a + share, sequences)) for a in range(0, sequences, share)]
+        return [(i, [slice(b, min(b + size, end)) for b in range(a, end, size)]) for i, (a, end) in enumerate(ends)]
 
     def _batch(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return (x_KBT, y_KBT) if len(self.specs) > 1 else (x_KBT[0], y_KBT[0])
@@ -162,10 +170,10 @@ class LadderRuns(Learner):
         batch = self._batch(x_KBT, y_KBT)
         return function(first.model, first.precision, not compiled, self._turn, parameters, *batch).view(-1)
 
-    def _add_gradient(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
-        """Scaled losses (K,) of a part of the batch, whose gradients are added."""
+    def _add_gradient(self, hand: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
+        """Scaled losses (K,) of a part of the batch, whose gradients are added to those of a thread."""
         if self._by_hand:
-            batch, tensors = self._batch(x_KBT, y_KBT), (self._turn, self._weights, self._sums)
+            batch, tensors = self._batch(x_KBT, y_KBT), (self._turn, self._weights, self._sums[hand])
             with torch.no_grad():
                 return ladder_gradient.loss_and_gradient(self.specs[0].model, *tensors, *batch, scale).view(-1)
         losses = self._loss_sum(self._leaves, x_KBT, y_KBT) * scale
@@ -175,12 +183,21 @@ class LadderRuns(Learner):
     def step(self, inputs, targets, counts, rates):
         x_KBT, y_KBT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
         scale = 1 / int(counts[0])
-        self._gradient.zero_()
-        losses = torch.zeros(len(self.specs), device=self.device)
-        for part in self._parts(inputs.shape[1]):
-            losses += self._add_gradient(x_KBT[:, part], y_KBT[:, part], scale)
-        norms = torch.linalg.vector_norm(self._gradient, dim=1)
-        self._gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+
+        def work(share: tuple[int, list[slice]]) -> torch.Tensor:
+            hand, parts = share
+            self._gradients[hand].zero_()
+            losses = torch.zeros(len(self.specs), device=self.device)
+            for part in parts:
+                losses += self._add_gradient(hand, x_KBT[:, part], y_KBT[:, part], scale)
+            return losses
+
+        made = self._crew(work, self._shares(inputs.shape[1]))
+        gradient = self._gradients[0]
+        for other in self._gradients[1 : len(made)]:
+            gradient += other
+        losses, norms = sum(made[1:], made[0]), torch.linalg.vector_norm(gradient, dim=1)
+        gradient *= (self.specs[0].optimizer.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
         self._adamw(rates)
         return losses.cpu().numpy(), norms.cpu().numpy()
 
@@ -190,7 +207,7 @@ class LadderRuns(Learner):
         o = self.specs[0].optimizer
         for k, rate in enumerate(rates):
             for part, decay in self._halves:
-                tensors = (self._flat, self._gradient, self._first, self._second)
+                tensors = (self._flat, self._gradients[0], self._first, self._second)
                 torch._fused_adamw_(
                     *([t[k, part]] for t in tensors), [], [self._step], lr=float(rate), beta1=o.beta1, beta2=o.beta2,
                     weight_decay=decay, eps=o.eps, amsgrad=False, maximize=False,
@@ -199,11 +216,15 @@ class LadderRuns(Learner):
     def losses(self, inputs, targets):
         x_BT, y_BT = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (inputs, targets))
         x_KBT, y_KBT = (t.expand(len(self.specs), *t.shape) for t in (x_BT, y_BT))
-        total = torch.zeros(len(self.specs), dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for part in self._parts(len(inputs)):
-                total += self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part])
-        return total.cpu().numpy()
+
+        def work(share: tuple[int, list[slice]]) -> torch.Tensor:
+            total = torch.zeros(len(self.specs), dtype=torch.float64, device=self.device)
+            with torch.no_grad():
+                for part in share[1]:
+                    total += self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part])
+            return total
+
+        return sum(self._crew(work, self._shares(len(inputs)))).cpu().numpy()
 
     def state(self, k):
         tensors = {f"model.{name}": view for name, view in self._views(self._flat[k : k + 1]).items()}

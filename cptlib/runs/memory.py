@@ -33,8 +33,9 @@ def sequence_bytes(spec: RunSpec) -> int:
 
 
 def at_once(spec: RunSpec, engine: Engine) -> int:
-    """Sequences that go through the model together."""
-    return engine.at_once(spec, spec.batch_tokens // spec.model.context)
+    """Sequences that go through the model together, in all threads."""
+    hands = engine.hands(spec)
+    return hands * engine.at_once(spec, -(-spec.batch_tokens // spec.model.context // hands))
 
 
 def needed_bytes(spec: RunSpec, engine: Engine) -> int:

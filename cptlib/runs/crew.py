@@ -1,0 +1,48 @@
+"""Threads that take parts of a step, each computing alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Crew:
+    """Calls a function side by side. In its threads every operation of torch is computed by that thread alone.
+
+    Threads that share each operation of a small model wait for each other at the end of every one; threads that have
+    sequences of their own meet once a step.
+
+    Parameters
+    ----------
+    size : int
+        Threads. One is the caller's own.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # the threads end when nothing refers to the pool any more, also after a failure
+        self._pool = ThreadPoolExecutor(size, initializer=_settle) if size > 1 else None
+
+    def __call__(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+        """`work` of every item, in their order.
+
+        When it returns, or raises what the first failed one raised, or is interrupted, no thread is at work any more.
+        """
+        if self._pool is None:
+            return [work(item) for item in items]
+        futures = [self._pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            wait(futures)
+
+
+def _settle() -> None:
+    torch.set_num_threads(1)  # of this thread's operations, and of MKL's products in the whole process
+    torch.set_flush_denormal(True)  # a mode of each thread
