@@ -127,7 +127,7 @@ def test_dense_runs_continue_the_bases_of_the_grid_and_are_evaluated_after_every
         assert spec.schedule == grid.cpt(spec.model.width, spec.seed, 0.5).schedule
     assert {0.0, 1.0} < set(grid.dense_ratios)  # at least one ratio between, to be left out of a fit
     if profile == "laptop":  # as often as the paper, at its ratios
-        assert runs[0].steps == 200 and len(grid.dense_ratios) == 9
+        assert grid.dense_tokens == 200 * grid.batch_tokens and len(grid.dense_ratios) == 9
 
 
 def test_golden_ids():
