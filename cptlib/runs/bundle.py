@@ -24,12 +24,13 @@ from cptlib.data.tokens import tokens, tokens_path
 from cptlib.errors import CptError
 from cptlib.files import sha256_file
 from cptlib.runs import checkpoints
+from cptlib.runs.cloze import Cloze
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import REVISION, Record, Store, code_revision
 from cptlib.runs.sweep import Work, handed_to
 
 MANIFEST, CACHE, RECORDS, SCRIPT, PACKAGE = "bundle.json", "cache", "records", "run.py", "cptlib"
-FORMAT = 1
+FORMAT = 2
 LIMIT = 64 * 2**20
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "filelock")
 """What a machine needs to train a bundle, besides Python 3.11 or newer."""
@@ -128,6 +129,7 @@ def write(work: Work, directory: str | Path, limit: int = LIMIT) -> Path:
                 "revision": code_revision(),
                 "criteria": work.criteria,
                 "specs": [json.loads(spec.to_json()) for spec in work.pending],
+                "exams": {i: [asdict(cloze) for cloze in clozes] for i, clozes in work.exams.items()},
                 "corpora": [corpus_json(c) for c in corpora() if not all(isinstance(s, Wheel) for s in c.sources)],
                 "made with": {name: version(name) for name in NEEDED},
                 "files": {f.relative_to(temporary).as_posix(): [f.stat().st_size, sha256_file(f)] for f in files},
@@ -159,17 +161,18 @@ def _arrays(work: Work) -> Iterator[tuple[str, str, Path]]:
     """(corpus, side, folder) of every token array that the runs read, made where it is absent."""
     seen = set()
     for spec in work.pending:
-        for identity, split in sides(spec):
+        for identity, split in sides(spec, work.exams.get(spec.id, ())):
             tokens(identity, spec.tokenizer, split)
             if (path := tokens_path(identity, spec.tokenizer, split)) not in seen:
                 seen.add(path)
                 yield identity, split, path
 
 
-def sides(spec: RunSpec) -> list[tuple[str, str]]:
-    """(corpus, side) of every token array that a run reads."""
+def sides(spec: RunSpec, exam: Iterable[Cloze]) -> list[tuple[str, str]]:
+    """(corpus, side) of every token array that a run and its exam read."""
     read = [(identity, "train") for identity, _ in spec.mixture.parts]
-    return read + [(identity, "validation") for identity in spec.evaluation.corpora]
+    held_out = [*spec.evaluation.corpora, *(cloze.corpus for cloze in exam)]
+    return read + [(identity, "validation") for identity in held_out]
 
 
 def array_label(identity: str, split: str) -> str:

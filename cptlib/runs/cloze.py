@@ -46,6 +46,9 @@ class Cloze:
     def __post_init__(self) -> None:
         from cptlib.data.corpora import corpus
 
+        for name in ("context", "continuation", "choices", "seed"):
+            if type(value := getattr(self, name)) is not int:
+                raise CptError(f"cloze: {name} must be a whole number, not {value!r}")
         if self.context < 1 or self.continuation < 1:
             raise CptError("cloze: context and continuation must be at least 1 token")
         if self.choices < 2:

@@ -16,7 +16,9 @@ from cptlib.data.corpora import Corpus, register
 from cptlib.errors import CptError
 from cptlib.files import cache_root
 from cptlib.runs import checkpoints
+from cptlib.runs.cloze import Cloze
 from cptlib.runs.engine import Engine
+from cptlib.runs.examine import lacks, scored
 from cptlib.runs.memory import allocation_failed, explain
 from cptlib.runs.progress import RunLog
 from cptlib.runs.spec import RunSpec
@@ -52,6 +54,8 @@ class Job:
         Wait while another sweep trains this run; else say that it does.
     corpora : tuple of Corpus
         Local and hub corpora, which a fresh process would not know.
+    exam : tuple of Cloze
+        What the final weights are scored on.
     """
 
     spec: str
@@ -67,6 +71,7 @@ class Job:
     fresh: bool = False
     wait: bool = False
     corpora: tuple[Corpus, ...] = ()
+    exam: tuple[Cloze, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class _Task:
             return
         found = self.store.load().get(self.spec.id)
         whole = not self.job.keep_weights or checkpoints.folder(self.spec.id, "final").exists()
-        if found is not None and found.checksum != self.job.known and whole:
+        if found is not None and found.checksum != self.job.known and whole and not lacks(found, self.job.exam):
             self.outcome = Outcome("recorded", found)
         elif self.job.fresh:
             checkpoints.remove(checkpoints.folder(self.spec.id, "resume"))
@@ -158,7 +163,8 @@ class _Task:
         if isinstance(result, LossError):
             self.fail(result)
             return
-        made = record(result, self.job.study, self.job.profile, self.job.criteria)
+        scores = scored(self.spec, self.job.exam, result.device)
+        made = record(result, self.job.study, self.job.profile, self.job.criteria, scores)
         try:
             self.store.append(made)
         except CptError as error:  # the sweep tries once more, on its own machine
@@ -178,7 +184,8 @@ def _train(tasks: list[_Task]) -> None:
         return
     for task in tasks:
         task.log.write("begin", spec=json.loads(task.job.spec), host=platform.node(), pid=os.getpid())
-    specs, keep = [task.spec for task in tasks], [task.job.keep_weights for task in tasks]
+    specs = [task.spec for task in tasks]
+    keep = [task.job.keep_weights or bool(task.job.exam) for task in tasks]
     engine = tasks[0].job.engine
     try:
         results = train_together(specs, engine, keep, [task.progress for task in tasks])

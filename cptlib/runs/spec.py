@@ -268,6 +268,11 @@ class RunSpec:
         )
 
     @property
+    def lineage(self) -> tuple[RunSpec, ...]:
+        """This run, the one that it continues, and so on to the first."""
+        return (self, *(self.continues.lineage if self.continues is not None else ()))
+
+    @property
     def continues(self) -> RunSpec | None:
         """The run that this one continues; None where it starts from random weights or from a pretrained model."""
         return self.start if isinstance(self.start, RunSpec) else None

@@ -6,11 +6,12 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from cptlib.canonical import digest
 from cptlib.data.corpora import Corpus, Wheel
@@ -18,7 +19,9 @@ from cptlib.data.corpora import corpora as registered
 from cptlib.errors import CptError
 from cptlib.files import cache_root, records_root
 from cptlib.runs import checkpoints
+from cptlib.runs.cloze import Cloze, scores_of
 from cptlib.runs.engine import Engine
+from cptlib.runs.examine import Exam, asked, lacks
 from cptlib.runs.executors import Place, opened
 from cptlib.runs.job import Job, Outcome, lease_path, run_jobs
 from cptlib.runs.memory import GIB, needed_bytes
@@ -45,6 +48,8 @@ class Work:
         Starts before their continuations.
     keep : frozenset of str
         Ids of the runs whose final weights others need.
+    exams : dict
+        What the final weights of pending runs are scored on, by id.
     known : dict
         Checksum of the record that a pending run has already, by id.
     engine : Engine
@@ -58,6 +63,7 @@ class Work:
     profile: str
     pending: tuple[RunSpec, ...]
     keep: frozenset[str]
+    exams: dict[str, tuple[Cloze, ...]]
     known: dict[str, str]
     engine: Engine
     criteria: dict[str, str]
@@ -90,15 +96,25 @@ def handed_to(take: Callable[[Work], None]) -> Iterator[None]:
 
 
 def to_train(
-    specs: Iterable[RunSpec], records: dict[str, Record], fresh: bool = False
+    specs: Iterable[RunSpec],
+    records: dict[str, Record],
+    fresh: bool = False,
+    exams: Mapping[str, tuple[Cloze, ...]] = MappingProxyType({}),
+    done: Collection[str] = (),
 ) -> tuple[list[RunSpec], set[str]]:
     """What a sweep has to train, starts before their continuations, and the ids whose final weights must be kept.
 
     A start whose record is there but whose weights are not on this machine, or are damaged, is trained again, if a run
-    to train continues it.
+    to train continues it. `exams` has what runs must have been scored on, and `done` runs that are not to be trained
+    anew where all others are, both by id.
     """
     order: dict[str, RunSpec] = {}
     keep: set[str] = set()
+
+    def lacking(spec: RunSpec) -> bool:
+        if spec.id not in records or (fresh and spec.id not in done):
+            return True
+        return spec.id in exams and lacks(records[spec.id], exams[spec.id])
 
     def need(spec: RunSpec) -> None:
         if spec.id in order:
@@ -106,12 +122,12 @@ def to_train(
         if spec.continues is not None:
             keep.add(spec.continues.id)
             weights = checkpoints.folder(spec.continues.id, "final")
-            if fresh or spec.continues.id not in records or not checkpoints.usable(weights):
+            if lacking(spec.continues) or not checkpoints.usable(weights):
                 need(spec.continues)
         order[spec.id] = spec
 
     for spec in specs:
-        if fresh or spec.id not in records:
+        if lacking(spec):
             need(spec)
     return list(order.values()), keep
 
@@ -124,6 +140,8 @@ def sweep(
     engine: Engine | None = None,
     criteria: dict[str, str] | None = None,
     fresh: bool = False,
+    done: Iterable[RunSpec] = (),
+    exams: Iterable[Exam] = (),
     executor: Executor | Place | None = None,
     workers: int | None = None,
     records: Path | None = None,
@@ -144,6 +162,11 @@ def sweep(
         Digests of the claims' criteria in force, written into every new record.
     fresh : bool
         Train everything again, whatever is recorded.
+    done : iterable of RunSpec, optional
+        What an earlier sweep has trained again: neither these runs nor their starts are trained a second time.
+    exams : iterable of (RunSpec, list of Cloze), optional
+        Runs, among `specs` or besides them, whose final weights are scored on held-out text when they are trained; one
+        whose record lacks a score is trained again.
     executor : concurrent.futures.Executor or Place, optional
         Where runs are trained; by default the place that `training_at` names, else processes of this machine. Its
         workers must share the cache folder.
@@ -166,21 +189,36 @@ def sweep(
     CptError
         The cache cannot be written.
     """
-    specs, engine = list(specs), engine or Engine()
+    exams, engine = list(exams), engine or Engine()
+    specs = [*specs, *(spec for spec, _ in exams)]
+    clozes, before = asked(exams), {spec.id for one in done for spec in one.lineage}
     store = Store(study, (records or records_root()).resolve())
     found = store.load()
-    pending, keep = to_train(specs, found, fresh)
+    pending, keep = to_train(specs, found, fresh, clozes, before)
     if pending:
         known = {spec.id: found[spec.id].checksum for spec in pending if spec.id in found}
         work = Work(
-            study, profile, tuple(pending), frozenset(keep), known, engine, criteria or {}, Path(store.root), fresh
-        )
+            study, profile, tuple(pending), frozenset(keep), _exams(pending, clozes, found), known, engine,
+            criteria or {}, Path(store.root), fresh,
+        )  # fmt: skip
         if (take := _trainer.get()) is not None:
             take(work)
         else:
             _train(work, executor or _place.get() or Place("local"), workers, report)
         found = store.load()
     return {s.id: found[s.id] for s in specs}
+
+
+def _exams(
+    pending: list[RunSpec], clozes: dict[str, tuple[Cloze, ...]], records: dict[str, Record]
+) -> dict[str, tuple[Cloze, ...]]:
+    """What pending runs are scored on: what is asked, and what the record that is to be replaced has scores on."""
+    made = {}
+    for spec in pending:
+        kept = scores_of(records[spec.id].scores) if spec.id in records else []
+        if every := dict.fromkeys([*clozes.get(spec.id, ()), *(score.cloze for score in kept)]):
+            made[spec.id] = tuple(every)
+    return made
 
 
 def _train(work: Work, executor: Executor | Place, workers: int | None, report: Callable[[str], None] | None) -> None:
@@ -261,6 +299,7 @@ class _Drive:
             spec.id: Job(
                 spec.to_json(), work.study, work.profile, work.engine, spec.id in work.keep, work.criteria,
                 str(work.records), cache, lease, work.known.get(spec.id), work.fresh, False, own,
+                work.exams.get(spec.id, ()),
             )
             for spec in work.pending
         }  # fmt: skip

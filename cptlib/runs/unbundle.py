@@ -21,6 +21,8 @@ from cptlib.data.tokens import fault, tokens_path
 from cptlib.errors import CptError
 from cptlib.files import sha256_file
 from cptlib.runs.bundle import CACHE, FORMAT, MANIFEST, RECORDS, array_label, needed, sides
+from cptlib.runs.cloze import Cloze
+from cptlib.runs.examine import Exam
 from cptlib.runs.executors import place
 from cptlib.runs.options import EXECUTORS, add_options, check_options, engine_of
 from cptlib.runs.spec import RunSpec
@@ -54,6 +56,7 @@ class Bundle:
     profile: str
     criteria: dict[str, str]
     specs: tuple[RunSpec, ...]
+    exams: tuple[Exam, ...]
 
 
 def read(directory: str | Path) -> Bundle:
@@ -82,20 +85,35 @@ def read(directory: str | Path) -> Bundle:
     specs = tuple(RunSpec.from_json(value) for value in manifest["specs"])
     if not specs:
         raise CptError(f"bundle {directory} holds no runs")
+    exams = _exams(manifest["exams"], {spec.id for spec in specs}, directory)
     for spec in specs:
-        for identity, split in sides(spec):
+        for identity, split in sides(spec, exams.get(spec.id, ())):
             if why := fault(tokens_path(identity, spec.tokenizer, split, directory / CACHE)):
                 raise CptError(f"bundle {directory}: the {array_label(identity, split)} of run {spec.id}: {why}")
         for part in (spec.model, spec.tokenizer):
             model = getattr(part, "pretrained", None)
             if model is not None and not copy_path(model, directory / CACHE).is_dir():
                 raise CptError(f"bundle {directory}: the pretrained model {model} of run {spec.id}: absent")
-    return Bundle(directory, manifest["study"], manifest["profile"], manifest["criteria"], specs)
+    asked = tuple((spec, exams[spec.id]) for spec in specs if spec.id in exams)
+    return Bundle(directory, manifest["study"], manifest["profile"], manifest["criteria"], specs, asked)
+
+
+def _exams(value: dict, runs: set[str], directory: Path) -> dict[str, tuple[Cloze, ...]]:
+    """What the final weights of runs are scored on, by run."""
+    if extra := sorted(set(value) - runs):
+        raise CptError(f"bundle {directory}: exams: {extra[0]!r} is none of its runs")
+    made = {}
+    for run_id, clozes in value.items():
+        try:
+            made[run_id] = tuple(Cloze(**cloze) for cloze in clozes)
+        except (TypeError, AttributeError) as error:
+            raise CptError(f"bundle {directory}: exams: {run_id}: {error}") from error
+    return made
 
 
 def _manifest(path: Path) -> dict:
-    kinds = {"format": int, "study": str, "profile": str, "criteria": dict, "specs": list, "corpora": list,
-             "files": dict, "check": str}  # fmt: skip
+    kinds = {"format": int, "study": str, "profile": str, "criteria": dict, "specs": list, "exams": dict,
+             "corpora": list, "files": dict, "check": str}  # fmt: skip
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -158,7 +176,7 @@ def run(
     with _inside(bundle.directory), training_at(place(executor)):
         sweep(
             bundle.specs, bundle.study, bundle.profile,
-            engine=engine, criteria=bundle.criteria, workers=workers, report=report,
+            engine=engine, criteria=bundle.criteria, exams=bundle.exams, workers=workers, report=report,
         )  # fmt: skip
         return Store(bundle.study).path
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from cptlib.errors import CptError
 from cptlib.runs.cloze import scores_of
-from cptlib.runs.examine import examine
 from cptlib.runs.progress import describe
 from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
@@ -66,8 +65,9 @@ def verify(
     scored = [(r.run_spec(), [s.cloze for s in scores_of(r.scores)]) for r in chosen if r.scores]
     with tempfile.TemporaryDirectory() as folder:
         options = {"engine": Engine(threads=chosen[0].threads), "records": Path(folder)}
-        again = sweep([r.run_spec() for r in chosen], study, "verify", fresh=True, executor=executor, **options)
-        again |= examine(scored, study, "verify", **options)  # once more, from the starts that were just trained
+        again = sweep(
+            [r.run_spec() for r in chosen], study, "verify", fresh=True, exams=scored, executor=executor, **options
+        )
     return [_compare(record, again[record.id], _seed_spread(record, records)) for record in chosen]
 
 

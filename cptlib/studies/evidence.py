@@ -119,9 +119,7 @@ class StudyChapter(ABC):
     def used(self) -> dict[str, Record]:
         """The records that the chapter rests on: fixed, planned and examined runs, and what they start from."""
         specs = [*self.grid.fixed(), *self.planned_runs, *(spec for spec, _ in self.grid.exams())]
-        ids = {spec.id for spec in specs}
-        while specs := [spec.continues for spec in specs if spec.continues is not None]:
-            ids |= {spec.id for spec in specs}
+        ids = {part.id for spec in specs for part in spec.lineage}
         return {i: self.records[i] for i in sorted(ids) if i in self.records}
 
     def by(self, claim: str, seeds: int | None = None) -> Evidence:

@@ -86,7 +86,7 @@ class StudyGrid(ABC):
         return []
 
     def exams(self) -> list[Exam]:
-        """Runs, fixed or not, whose final weights are scored on held-out text, starts first; none by default."""
+        """Runs, fixed or not, whose final weights are scored on held-out text; none by default."""
         return []
 
     def run(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from cptlib.errors import CptError
 from cptlib.evidence.registry import Claim, load_claims
 from cptlib.files import project_root
-from cptlib.runs.spec import RunSpec
 from cptlib.runs.store import Record, Store
 from cptlib.studies.grid import StudyGrid
 
@@ -79,7 +78,7 @@ class Study:
         engine=None,
         report: Callable[[str], None] | None = None,
     ) -> dict[str, Record]:
-        """Records of all runs: the fixed ones, then those that fits to them plan; then the examined ones with scores.
+        """Records of all runs: the fixed and the examined ones, then those that fits to them plan; each trained once.
 
         Parameters
         ----------
@@ -89,21 +88,17 @@ class Study:
         workers, engine, report
             As for `cptlib.runs.sweep.sweep`.
         """
-        from cptlib.runs.examine import examine
         from cptlib.runs.sweep import sweep
         from cptlib.runs.train import Engine
 
         options = {"fresh": fresh, "workers": workers, "engine": engine or Engine(), "report": report}
         options["criteria"] = {claim.id: claim.criterion.digest for claim in self.claims.values()}
 
-        def made(specs: list[RunSpec]) -> dict[str, Record]:
-            return sweep(specs, self.name, grid.profile, **options)
-
-        fixed = made(grid.fixed())
+        first, exams = grid.fixed(), grid.exams()
+        fixed = sweep(first, self.name, grid.profile, exams=exams, **options)
         planned = [spec for spec in grid.planned(self.recorded()) if spec.id not in fixed]
-        records = fixed | made(planned) if planned else fixed
-        del options["workers"]
-        return records | examine(grid.exams(), self.name, grid.profile, **options)
+        done = [*first, *(spec for spec, _ in exams)]
+        return fixed | sweep(planned, self.name, grid.profile, done=done, **options)
 
     def chapter(self, grid: StudyGrid) -> StudyChapter:
         """The chapter on all records of the study."""

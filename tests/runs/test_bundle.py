@@ -21,6 +21,7 @@ from cptlib.data.corpora import hub_corpus
 from cptlib.data.pretrained import Pretrained
 from cptlib.errors import CptError
 from cptlib.runs import bundle, unbundle
+from cptlib.runs.cloze import Cloze, scores_of
 from cptlib.runs.imports import import_records
 from cptlib.runs.spec import ModelSpec
 from cptlib.runs.store import SCHEMA, Store, code_revision
@@ -78,6 +79,17 @@ def test_there_and_back_without_network(family, pico, from_pico, tmp_path, monke
     monkeypatch.setenv("CPTLIB_RECORDS", str(tmp_path / "undisturbed"))
     for i, trained in run([b, learner]).items():
         assert {n: getattr(trained, n) for n in MEASURED} == {n: getattr(records[i], n) for n in MEASURED}
+
+
+def test_scores_come_back_with_the_records(family, tmp_path):
+    base, a, _ = family
+    exams = [(a, [Cloze("rules", 12, 4)])]
+    run([base, a])  # recorded, but not scored
+    packed = bundle.write(work_of([], exams=exams), tmp_path / "packed")
+    assert unbundle.read(packed).exams == tuple((spec, tuple(clozes)) for spec, clozes in exams)
+    unbundle.run(packed, engine=CPU, workers=1, report=str)
+    assert set(import_records(packed, ["demo"], ["smoke"], replace=True).new) == {a.id}
+    assert scores_of(Store("demo").load()[a.id].scores)[0].cloze == exams[0][1][0] and work_of([], exams=exams) is None
 
 
 def test_a_missing_package_is_said_before_anything_starts(packed_once):
@@ -162,14 +174,20 @@ def spoil(directory: Path, how: str) -> str:
         manifest(directory, study="../../elsewhere")
         return r"study '\.\./\.\./elsewhere' is not a name"
     if how == "format":
-        manifest(directory, format=2)
-        return "format 2; this version reads 1"
+        manifest(directory, format=1)
+        return "format 1; this version reads 2"
     if how == "kind":
         manifest(directory, specs={})
         return "'specs' must be list, not dict"
     if how == "spec":
         manifest(directory, specs=[{"model": 3}])
         return "run spec: "
+    if how == "exam":
+        manifest(directory, exams={"0" * 16: []})
+        return "exams: '0000000000000000' is none of its runs"
+    if how == "cloze":
+        manifest(directory, exams={unbundle.read(directory).specs[0].id: [{"corpus": "plain", "context": 8}]})
+        return "exams: .* missing 1 required positional argument: 'continuation'"
     if how == "corpus":
         manifest(directory, corpora=[{"name": "plain", "source": "shell"}])
         return "bundle: a corpus is not readable: KeyError"
@@ -179,8 +197,8 @@ def spoil(directory: Path, how: str) -> str:
 
 @pytest.mark.parametrize(
     "how",
-    ["array", "code", "gone", "unlisted", "link", "outside", "absolute", "study", "format", "kind", "spec", "corpus",
-     "altered", "deep"],
+    ["array", "code", "gone", "unlisted", "link", "outside", "absolute", "study", "format", "kind", "spec", "exam",
+     "cloze", "corpus", "altered", "deep"],
 )  # fmt: skip
 def test_a_spoilt_bundle_is_one_line(packed_once, tmp_path, how):
     directory = tmp_path / "spoilt"

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from runs_records import altered
-from runs_world import Here
+from runs_world import Here, begun
 
 from cptlib.data.tokens import TokenArray, tokens
 from cptlib.errors import CptError
 from cptlib.runs import checkpoints
 from cptlib.runs.cloze import Cloze, Items, Score, items, log_likelihoods, right, score, scores_of
-from cptlib.runs.examine import examine
 from cptlib.runs.imports import import_records
 from cptlib.runs.models import build
 from cptlib.runs.spec import ModelSpec
@@ -178,13 +177,17 @@ def test_a_score_comes_back_from_its_plain_form_and_a_damaged_one_is_named():
             Score.of_plain(made.plain() | change)
 
 
+def examined(exams, **options):
+    return sweep([], "demo", "smoke", exams=exams, **{"engine": CPU, "executor": Here(), "report": str} | options)
+
+
 def test_examined_runs_are_scored_once_on_the_weights_of_their_record(family, cache):
     base, rules, _ = family
     clozes = [Cloze("plain", 12, 4), Cloze("rules", 12, 4)]
-    before = sweep([rules], "demo", "smoke", engine=CPU, workers=1, report=str)
-    exams, lines = [(base, clozes), (rules, clozes)], []
-    made = examine(exams, "demo", "smoke", engine=CPU, criteria={"demo.1": "abc"}, report=lines.append)
-    assert len(lines) == 2 and Store("demo").load() == made
+    before = sweep([rules], "demo", "smoke", engine=CPU, executor=Here(), report=str)
+    exams = [(base, clozes), (rules, clozes)]
+    made = examined(exams, criteria={"demo.1": "abc"})
+    assert [len(begun(spec.id)) for spec in (base, rules)] == [2, 2] and Store("demo").load() == made
     assert made[rules.id].evaluations == before[rules.id].evaluations  # the same training again
     assert all(r.whole() and r.criteria == '{"demo.1": "abc"}' for r in made.values())
     for spec in (base, rules):
@@ -192,21 +195,46 @@ def test_examined_runs_are_scored_once_on_the_weights_of_their_record(family, ca
             again = score(final_model(spec).eval(), cloze, spec.tokenizer)
             assert kept.cloze == cloze and kept.summed.tolist() == again.summed.tolist()
             assert kept.items == items(cloze, tokens(cloze.corpus, spec.tokenizer, "validation")).digest
-    assert examine(exams, "demo", "smoke", engine=CPU, report=lines.append) == made and len(lines) == 2
-    # what lacks a score is trained anew, and the start whose weights are gone before it
+    assert examined(exams) == made and len(begun(rules.id)) == 2
+
+
+def test_what_lacks_a_score_is_trained_again_and_its_start_keeps_its_own(family, cache):
+    base, rules, _ = family
+    first, second = Cloze("plain", 12, 4), Cloze("rules", 12, 4, seed=5)
+    examined([(base, [first]), (rules, [first])])
     checkpoints.remove(checkpoints.folder(base.id, "final"))
-    more = [(base, clozes), (rules, [*clozes, Cloze("rules", 12, 4, seed=5)])]
-    assert len(scores_of(examine(more, "demo", "smoke", engine=CPU, report=lines.append)[rules.id].scores)) == 3
-    assert len(lines) == 4
-    checkpoints.remove(checkpoints.folder(base.id, "final"))
-    with pytest.raises(CptError, match="its start .* is neither here nor examined"):
-        examine([(rules, [Cloze("plain", 8, 4)])], "demo", "smoke", engine=CPU, report=lines.append)
+    made = examined([(rules, [second])])
+    assert [s.cloze for s in scores_of(made[rules.id].scores)] == [second, first]
+    assert [s.cloze for s in scores_of(Store("demo").load()[base.id].scores)] == [first]
+    assert [len(begun(spec.id)) for spec in (base, rules)] == [2, 2]
+
+
+def test_a_run_that_is_swept_and_examined_is_trained_once_also_anew(family, cache):
+    base, rules, plain = family
+    exams = [(base, [Cloze("plain", 12, 4)]), (rules, [Cloze("rules", 12, 4)])]
+    for times in (1, 2):
+        made = sweep([rules, plain], "demo", "smoke", engine=CPU, fresh=True, exams=exams, executor=Here(), report=str)
+        assert {i: len(begun(i)) for i in made} == dict.fromkeys((base.id, rules.id, plain.id), times)
+        assert [bool(made[spec.id].scores) for spec in family] == [True, True, False]
+
+
+def test_a_record_that_another_sweep_made_counts_only_with_the_scores(tiny, cache):
+    """Two sweeps of one run at once: the one that asks for a score gets it, whoever was first."""
+    spec, exam = tiny(), [Cloze("plain", 12, 4)]
+
+    class Late(Here):
+        def submit(self, function, job):
+            sweep([spec], "demo", "smoke", engine=CPU, executor=Here(), report=str)  # between the plan and the job
+            return super().submit(function, job)
+
+    made = examined([(spec, exam)], executor=Late())
+    assert scores_of(made[spec.id].scores)[0].cloze == exam[0] and len(begun(spec.id)) == 2
 
 
 def test_verify_scores_examined_runs_again(tiny, cache):
     specs = [tiny(seed=seed) for seed in (1, 2, 3)]
     exams = [(spec, [Cloze("plain", 12, 4)]) for spec in specs]
-    made = examine(exams, "demo", "smoke", engine=CPU, report=str)
+    made = examined(exams)
     rows = verify("demo", 3, executor=Here())
     assert [row["agrees"] for row in rows] == [True] * 3
     assert {row["points"] for row in rows} == {len(made[specs[0].id].evaluations) + 1}
@@ -220,9 +248,7 @@ def test_verify_scores_examined_runs_again(tiny, cache):
 def test_scores_travel_with_their_record(tiny, cache, tmp_path):
     spec = tiny()
     elsewhere = tmp_path / "there"
-    (made,) = examine(
-        [(spec, [Cloze("plain", 12, 4)])], "demo", "smoke", engine=CPU, records=elsewhere, report=str
-    ).values()
+    (made,) = examined([(spec, [Cloze("plain", 12, 4)])], records=elsewhere).values()
     assert import_records(elsewhere, ("demo",), ("smoke",)).new == (spec.id,)
     assert Store("demo").load() == {spec.id: made}
     for scores, words in (("[{}]", "KeyError"), ("[", "JSONDecodeError")):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cptlib.errors import CptError
 from cptlib.laws import law
 from cptlib.laws.frames import read_columns, read_table
 from cptlib.runs import bundle, checkpoints, unbundle
+from cptlib.runs.cloze import Cloze
 from cptlib.runs.imports import import_records
 from cptlib.runs.progress import last_event
 from cptlib.runs.spec import RunSpec
@@ -184,8 +186,9 @@ def test_a_pickle_in_place_of_weights_is_not_opened(tmp_path):
 @given(data=st.data(), junk=JUNK, fits=st.booleans())
 def test_junk_anywhere_in_a_manifest(folder, data, junk, fits):
     good = {
-        "format": 1, "study": "demo", "profile": "smoke", "revision": "0", "criteria": {"demo.1": "0"},
-        "specs": [spec_json()], "corpora": [{"name": "plain", "title": "", "licence": "", "revision": 1,
+        "format": bundle.FORMAT, "study": "demo", "profile": "smoke", "revision": "0", "criteria": {"demo.1": "0"},
+        "specs": [spec_json()], "exams": {RunSpec.from_json(spec_json()).id: [asdict(Cloze("sotu", 8, 4))]},
+        "corpora": [{"name": "plain", "title": "", "licence": "", "revision": 1,
         "language": "en", "kind": "prose", "source": "local", "local": {"path": "/", "digests": []}}], "files": {},
     }  # fmt: skip
     value = changed(good, data.draw(st.sampled_from(places(good)[1:])), junk)

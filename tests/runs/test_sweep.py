@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from runs_records import altered
-from runs_world import Here, outcome
+from runs_world import Here, begun, outcome
 
 import cptlib
 from cptlib.errors import CptError
@@ -68,6 +68,18 @@ def test_records_answer_without_training(family):
     assert lines == [] and {i: again[i] for i in first} == first
     other, _ = run([a], fresh=True)
     assert other[a.id].created >= first[a.id].created and outcome(other[a.id]) == outcome(first[a.id])
+
+
+def test_what_was_trained_anew_by_an_earlier_stage_is_not_trained_a_third_time(family, tiny):
+    base, a, _ = family
+    later = tiny(start=a, seed=3)
+    run([later])
+    run([a], fresh=True)
+    run([later], fresh=True, done=[a])
+    assert [len(begun(spec.id)) for spec in (base, a, later)] == [2, 2, 2]
+    checkpoints.remove(checkpoints.folder(a.id, "final"))  # its weights are needed all the same
+    run([later], fresh=True, done=[a])
+    assert [len(begun(spec.id)) for spec in (base, a, later)] == [2, 3, 3]
 
 
 def test_fresh_does_not_go_on_from_an_unfinished_run(tiny):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from studies_profiles import profiles, section
 
 from cptlib.data.tokens import TokenizerSpec
 from cptlib.errors import CptError
+from cptlib.runs import checkpoints
 from cptlib.runs.bundle import gathered
+from cptlib.runs.cloze import Cloze, Score
 from cptlib.runs.spec import RunSpec, Schedule
+from cptlib.runs.store import Store, record
+from cptlib.runs.sweep import handed_to
+from cptlib.runs.train import Curves, Result
 from cptlib.studies import registry
 from cptlib.studies.evidence import StudyChapter
 from cptlib.studies.grid import TUNING_SEED, StudyGrid, each_once
@@ -18,10 +25,6 @@ from cptlib.studies.registry import STUDIES, study
 
 each_study = pytest.mark.parametrize("name", STUDIES)
 each_profile = pytest.mark.parametrize(("name", "profile"), [(s, p) for s in STUDIES for p in profiles(s)])
-
-
-def lineage(spec: RunSpec) -> list[RunSpec]:
-    return [spec, *(lineage(spec.continues) if spec.continues else ())]
 
 
 def named(identities) -> set[str]:
@@ -60,7 +63,7 @@ def test_runs_stand_once_and_read_and_score_corpora_that_the_grid_names(name, pr
     assert isinstance(grid, StudyGrid) and grid.profile == profile
     fixed = grid.fixed()
     assert len({spec.id for spec in fixed}) == len(fixed)
-    runs = {part.id: part for spec in fixed for part in lineage(spec)}.values()
+    runs = {part.id: part for spec in fixed for part in spec.lineage}.values()
     used = {corpus for run in runs for corpus in named((*run.mixture.weights, *run.evaluation.corpora))}
     assert used == set(grid.corpora) and len(grid.corpora) == len(used)
     assert {run.tokenizer for run in runs} == {grid.tokenizer}
@@ -72,7 +75,9 @@ def test_without_records_the_fixed_runs_are_trained_first(name, tmp_path, monkey
     monkeypatch.setenv("CPTLIB_RECORDS", str(tmp_path))
     grid = registry.grid(name, "smoke")
     work = gathered(lambda: study(name).run(grid))
-    assert {spec.id for spec in work.pending} == {part.id for spec in grid.fixed() for part in lineage(spec)}
+    first = [*grid.fixed(), *(spec for spec, _ in grid.exams())]
+    assert {spec.id for spec in work.pending} == {part.id for spec in first for part in spec.lineage}
+    assert work.exams == {spec.id: tuple(clozes) for spec, clozes in grid.exams()}
     assert work.criteria == {claim.id: claim.criterion.digest for claim in study(name).claims.values()}
 
 
@@ -92,6 +97,34 @@ class Thrice(StudyGrid):
 
     def planned(self, records) -> list[RunSpec]:
         return [self.stage(self.seeds[0], 2)] if records else []
+
+
+def test_every_run_is_trained_once_by_a_command_that_trains_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPTLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CPTLIB_RECORDS", str(tmp_path / "records"))
+    grid = Thrice("smoke", [16], [0, 1], 128, 64, 32, 300, 64)
+    exams = [(grid.stage(0, 0), [Cloze("sotu", 8, 4)]), (grid.stage(0, 1), [Cloze("law", 8, 4)])]
+    monkeypatch.setattr(Thrice, "exams", lambda self: exams)
+    trained = []
+
+    def take(work) -> None:
+        for spec in work.pending:
+            trained.append(spec.id)
+            if spec.id in work.keep or spec.id in work.exams:
+                checkpoints.save(checkpoints.folder(spec.id, "final"), {}, {})
+            result = Result(spec, Curves(seconds=1.0), {}, {}, (), "cpu", 1, False, 1e11)
+            asked = work.exams.get(spec.id, ())
+            scores = [Score(cloze, "0", *np.ones((3, 1), dtype=int)).plain() for cloze in asked]
+            Store(work.study, work.records).append(record(result, work.study, work.profile, {}, json.dumps(scores)))
+
+    with handed_to(take):
+        study("dcpt").run(grid)
+        every = {grid.stage(seed, number).id for seed in (0, 1) for number in (0, 1)} | {grid.stage(0, 2).id}
+        assert sorted(trained) == sorted(every)
+        study("dcpt").run(grid)
+        assert len(trained) == len(every)
+        study("dcpt").run(grid, fresh=True)
+    assert sorted(trained) == sorted(2 * list(every))
 
 
 def test_a_chapter_rests_on_the_fixed_and_the_planned_runs_and_all_that_they_start_from():

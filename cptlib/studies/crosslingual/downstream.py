@@ -37,7 +37,7 @@ class Answers:
 
     @property
     def examined(self) -> bool:
-        """Whether any run was; those of a bundle come back without their weights, so none is."""
+        """Whether any run was."""
         return any(self.records[s.id].scores for s, _ in self.grid.exams() if s.id in self.records)
 
     def _spec(self, arm: str, width: int, seed: int, target: str) -> RunSpec:

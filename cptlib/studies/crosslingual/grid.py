@@ -246,13 +246,13 @@ class Grid(StudyGrid):
         return Cloze(target, self.context // 2, self.context // 16)
 
     def exams(self) -> list[Exam]:
-        """At the control sizes, both bases and the runs on every target; the shuffled base is only a start."""
+        """At the control sizes, the base and the runs on every target."""
         every = [self.cloze(target) for target in self.targets]
         asked: list[Exam] = []
         for width in self.control_widths:
             for seed in self.seeds:
                 shuffled = self.base(width, seed, corpus=self.shuffled)
-                asked += [(self.base(width, seed), every), (shuffled, ())]
+                asked.append((self.base(width, seed), every))
                 for target, cloze in zip(self.targets, every, strict=True):
                     runs = (self.scratch(width, seed, target), self.cpt(width, seed, target))
                     asked += [(run, [cloze]) for run in (*runs, self.cpt(width, seed, target, base=shuffled))]
