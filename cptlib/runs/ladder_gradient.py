@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from cptlib.runs.ladder import EPS, LOGIT_ROWS, turned
+from cptlib.runs.ladder import EPS, LOGIT_ROWS
+from cptlib.runs.ladder_attention import attention
 from cptlib.runs.models import Shape
 
 if TYPE_CHECKING:
+    from cptlib.runs.ladder_attention import Positions
     from cptlib.runs.spec import ModelSpec
 
 
@@ -38,7 +40,7 @@ def fused(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def loss_and_gradient(
     model: ModelSpec,
-    turn: tuple,
+    positions: Positions,
     parameters: dict[str, torch.Tensor],
     gradients: dict[str, torch.Tensor],
     x_BT: torch.Tensor,
@@ -50,8 +52,8 @@ def loss_and_gradient(
     Parameters
     ----------
     model : ModelSpec
-    turn : tuple
-        Its `rotation`.
+    positions : Positions
+        Those of the model.
     parameters, gradients : dict
         As `ladder.shapes` has them, or with a leading axis K; and what `fused` makes of them.
     x_BT, y_BT : Tensor of int64, (B, T) or (K, B, T)
@@ -59,7 +61,6 @@ def loss_and_gradient(
     """
     p, g, shape = parameters, gradients, Shape.of(model)
     lead, (batch, context) = x_BT.shape[:-2], x_BT.shape[-2:]
-    cosine, sine = (angles[:context] for angles in turn)
     split = (-1, context, 3, shape.heads, model.width // shape.heads)
     flat = (*lead, batch * context)
     embedding = p["model.embed_tokens.weight"]
@@ -72,10 +73,8 @@ def loss_and_gradient(
         layer = f"model.layers.{i}."
         n1, inverse1 = _normed(h)
         a1 = n1 * _row(p[f"{layer}input_layernorm.weight"])
-        heads = (a1 @ p[f"{layer}qkv"].mT).view(split)
-        heads[:, :, :2] = turned(heads[:, :, :2], cosine, sine)
-        attended = _Attention(heads)
-        o = attended.output.reshape(*flat, model.width)
+        attended = attention((a1 @ p[f"{layer}qkv"].mT).view(split), positions)
+        o = attended.output.view(h.shape)
         h = h + o @ p[f"{layer}self_attn.o_proj.weight"].mT
         n2, inverse2 = _normed(h)
         a2 = n2 * _row(p[f"{layer}post_attention_layernorm.weight"])
@@ -95,13 +94,12 @@ def loss_and_gradient(
         d = torch.empty(*flat, 2 * shape.feed_forward, device=h.device)
         d_gate, d_up = d.chunk(2, -1)
         torch.mul(ds, open_gate, out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(ds.mul_(up), gate))
+        torch.ops.aten.silu_backward.grad_input(ds.mul_(up), gate, grad_input=d_gate)
         _add(g[f"{layer}gate_up"], d, a2)
         name = f"{layer}post_attention_layernorm.weight"
         dh = _normed_back(d @ p[f"{layer}gate_up"], n2, inverse2, p[name], g[name], dh)
         _add(g[f"{layer}self_attn.o_proj.weight"], dh, o)
-        d = attended.back((dh @ p[f"{layer}self_attn.o_proj.weight"]).view(split[0], context, *split[3:]))
-        d[:, :, :2] = turned(d[:, :, :2], cosine, -sine)
+        d = attended.back((dh @ p[f"{layer}self_attn.o_proj.weight"]).view(-1, model.width))
         d = d.view(*flat, 3 * model.width)
         _add(g[f"{layer}qkv"], d, a1)
         name = f"{layer}input_layernorm.weight"
@@ -112,22 +110,6 @@ def loss_and_gradient(
     else:
         g["model.embed_tokens.weight"].index_add_(0, rows, dh)
     return loss
-
-
-class _Attention:
-    """Causal attention, whose own gradient is left to autograd."""
-
-    def __init__(self, heads: torch.Tensor) -> None:
-        self._leaf = heads.requires_grad_()
-        with torch.enable_grad():
-            q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))
-            self._made = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        self.output = self._made.detach()
-
-    def back(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient of query, key and value, (B, T, 3, H, head)."""
-        (made,) = torch.autograd.grad(self._made, self._leaf, gradient)
-        return made
 
 
 def _row(weight: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from cptlib.errors import CptError
 from cptlib.runs import devices, ladder, ladder_gradient, weights
 from cptlib.runs.crew import Crew
+from cptlib.runs.ladder_attention import Positions
 from cptlib.runs.objective import Objective
 from cptlib.runs.spec import RunSpec
 
@@ -140,7 +141,7 @@ class LadderRuns(Learner):
         self._step = torch.zeros((), device=self.device)
         decay = first.optimizer.weight_decay
         self._halves = ((slice(None, matrices), decay), (slice(matrices, None), 0.0))
-        self._turn = ladder.rotation(first.model, self.device)
+        self._positions = Positions(first.model, self.device)
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Named parts of vectors (K, P); of one run, without the axis."""
@@ -168,12 +169,12 @@ class LadderRuns(Learner):
         first, compiled = self.specs[0], self.engine.compiled
         function = _compiled_ladder() if compiled else ladder.loss_sum
         batch = self._batch(x_KBT, y_KBT)
-        return function(first.model, first.precision, not compiled, self._turn, parameters, *batch).view(-1)
+        return function(first.model, first.precision, not compiled, self._positions.turn, parameters, *batch).view(-1)
 
     def _add_gradient(self, hand: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
         """Scaled losses (K,) of a part of the batch, whose gradients are added to those of a thread."""
         if self._by_hand:
-            batch, tensors = self._batch(x_KBT, y_KBT), (self._turn, self._weights, self._sums[hand])
+            batch, tensors = self._batch(x_KBT, y_KBT), (self._positions, self._weights, self._sums[hand])
             with torch.no_grad():
                 return ladder_gradient.loss_and_gradient(self.specs[0].model, *tensors, *batch, scale).view(-1)
         losses = self._loss_sum(self._leaves, x_KBT, y_KBT) * scale

@@ -10,6 +10,7 @@ from runs_world import BATCH, Here, outcomes
 from cptlib.errors import CptError
 from cptlib.runs import checkpoints, ladder
 from cptlib.runs.engine import Engine
+from cptlib.runs.ladder_attention import SHORT, Positions
 from cptlib.runs.ladder_gradient import fused, loss_and_gradient
 from cptlib.runs.models import build
 from cptlib.runs.spec import AdamW, Evaluation, Lora, ModelSpec, Schedule
@@ -76,7 +77,7 @@ def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size
 
 
 @pytest.mark.parametrize("runs", [1, 3])
-@pytest.mark.parametrize(("width", "context", "vocab_size"), SHAPES)
+@pytest.mark.parametrize(("width", "context", "vocab_size"), [*SHAPES, (32, SHORT + 2, 50)])
 def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs):
     model, generator = ModelSpec(width, context), torch.Generator().manual_seed(1)
     lead, shapes = () if runs == 1 else (runs,), ladder.shapes(model, vocab_size)
@@ -96,7 +97,7 @@ def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, run
     expected.sum().backward()
     with torch.no_grad():
         made = loss_and_gradient(
-            model, turn, weights | fused(weights), sums | fused(sums), x_BT, y_BT, scale=1 / 50
+            model, Positions(model, "cpu"), weights | fused(weights), sums | fused(sums), x_BT, y_BT, scale=1 / 50
         )  # fmt: skip
     assert torch.allclose(made, expected, rtol=1e-5)
     for name, change in views(gradient - before).items():
