@@ -11,24 +11,34 @@ import pandas as pd
 from cptlib.errors import CptError
 from cptlib.laws.base import COLUMNS, Batch, Column, Law
 
+LOSSES = 1e-100, 1e100  # beyond them a number is an accident, and its square has no value
+
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV file as a frame.
+    """A CSV file as a frame; spaces around the names of its columns do not count.
 
     Raises
     ------
     CptError
-        If it is missing, empty, or not a table.
+        If it is missing, empty, not a table, not separated by commas, or has two columns of one name.
     """
     try:
+        head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
         frame = pd.read_csv(path)
     except FileNotFoundError as error:
         raise CptError(f"no file {path}") from error
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
         raise CptError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
+    names = [name.strip() for name in head.iloc[0]]  # as the file has them: pandas renames the second of two
+    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and sign in names[0]:
+            raise CptError(f"{path}: columns are separated by {called}; write the table with commas between them")
+    twice = next((name for k, name in enumerate(names) if name and name in names[:k]), None)
+    if twice is not None:
+        raise CptError(f"{path}: column {twice} appears twice")
     if frame.empty:
         raise CptError(f"{path} has no data rows")
-    return frame
+    return frame.rename(columns=str.strip)
 
 
 def table_of(frame) -> pd.DataFrame:
@@ -44,11 +54,13 @@ def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     Raises
     ------
     CptError
-        If it holds text or appears twice.
+        If it holds text or truth values, or appears twice.
     """
     column = frame[name]
     if isinstance(column, pd.DataFrame):
         raise CptError(f"column {name} appears twice")
+    if column.dtype == bool:
+        raise CptError(f"column {name}, row 1: {column.iloc[0]} is not a number")
     try:
         return pd.to_numeric(column, errors="raise").to_numpy(dtype=float)
     except (ValueError, TypeError):
@@ -107,12 +119,13 @@ def read_columns(
         return x, None
     y = numbers(frame, target)
     _check(y, target, -np.inf, np.inf, True, wanted)
+    _check(y, target, *LOSSES, False, wanted)
     return x, y[wanted]
 
 
 def measured(law: Law, frame: pd.DataFrame, target: str) -> np.ndarray:
     """Rows with a loss (n,): in tables of learning-rate histories a row without one only says what the rate was."""
-    if (law.derive is None and law.features is None) or target not in frame.columns:
+    if (law.memory is None and law.features is None) or target not in frame.columns:
         return np.ones(len(frame), dtype=bool)
     return frame[target].notna().to_numpy()
 
@@ -170,8 +183,9 @@ def _read(frame: pd.DataFrame, expression: str):
     """The value of an expression over the columns of `frame`, after a look at every part of it."""
     try:
         tree = ast.parse(expression.strip(), mode="eval")
-    except (SyntaxError, ValueError) as error:
-        raise CptError(f"cannot read the expression {expression!r}: {getattr(error, 'msg', error)}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
+        reason = getattr(error, "msg", error)
+        raise CptError(f"cannot read the expression {expression[:80]!r}: {reason}") from error
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise CptError(

@@ -121,6 +121,12 @@ def test_every_help_has_an_example(capsys):
         ('N,D\n1,2\n3,"4\n', "missing: r, loss|not a CSV table"),
         ("N,D,r,loss\n1,2,0.5,abc\n", "column loss, row 1: 'abc' is not a number"),
         (b"\xff\xfe\x00\x01\x02", "not a CSV table|missing"),
+        ("N;D;r;loss\n1;2;0,5;3\n", "separated by semicolons"),
+        ("N\tD\tr\tloss\n1\t2\t0.5\t3\n", "separated by tabs"),
+        ("N,D,r,N,loss\n1,2,0.5,3,4\n", "column N appears twice"),
+        ("N,D,r,loss\nTrue,2,0.5,3\n", "column N, row 1: True is not a number"),
+        ("N,D,r,loss\n1,2,0.5,1e300\n", r"column loss, row 1: 1e\+300 is not allowed"),
+        ("N,D,r,loss\n1,2,50%,3\n", "column r, row 1: '50%' is not a number"),
     ],
 )
 def test_bad_files_give_one_clear_line(tmp_path, content, message):
@@ -129,6 +135,24 @@ def test_bad_files_give_one_clear_line(tmp_path, content, message):
     with pytest.raises(CptError, match=message) as caught:
         run("fit", "dcpt-l3", path)
     assert "\n" not in str(caught.value) and "bad.csv" in str(caught.value)
+
+
+def test_spaces_around_names_do_not_count(tmp_path, capsys):
+    (tmp_path / "spaced.csv").write_text("D , loss\n1,4.0\n2,3.5\n4,3.2\n8,3.1\n16,3.05\n")
+    run("fit", "cmr-domain", tmp_path / "spaced.csv", "--bootstrap", "0", "--json")
+    assert json.loads(capsys.readouterr().out)["n"] == 5
+
+
+def test_a_row_without_a_loss_is_refused_by_a_law_that_reads_no_history(tmp_path):
+    (tmp_path / "gap.csv").write_text("R,loss\n0.1,2.0\n0.3,\n0.5,2.2\n0.7,2.3\n1.0,2.4\n")
+    with pytest.raises(CptError, match="column loss, row 2: nan is not allowed"):
+        run("fit", "cmr", tmp_path / "gap.csv")
+
+
+def test_an_endless_expression_is_refused(files):
+    with pytest.raises(CptError, match="cannot read the expression") as caught:
+        run("fit", "dcpt-l3", files / "data.csv", "--holdout", "N > 1" + "+1" * 5000)
+    assert len(str(caught.value)) < 300
 
 
 def test_other_bad_input(files, tmp_path):
