@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -26,21 +26,21 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        # the threads end when nothing refers to the pool any more, also after a failure
+        # its threads end when nothing refers to it any more
         self._pool = ThreadPoolExecutor(size, initializer=_settle) if size > 1 else None
 
     def __call__(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
         """`work` of every item, in their order.
 
-        When it returns, or raises what the first failed one raised, or is interrupted, no thread is at work any more.
+        What one raises, or an interrupt, is raised when no thread is at work any more, and ends the crew.
         """
         if self._pool is None:
             return [work(item) for item in items]
-        futures = [self._pool.submit(work, item) for item in items]
         try:
-            return [future.result() for future in futures]
-        finally:
-            wait(futures)
+            return list(self._pool.map(work, items))
+        except BaseException:
+            self._pool.shutdown()
+            raise
 
 
 def _settle() -> None:

@@ -10,6 +10,9 @@ from cptlib.runs.spec import ModelSpec, RunSpec
 CACHED_VALUES = 2**16
 """Tokens times width that go through ladder models at a time, for each CPU thread: what they leave stays near it."""
 
+OWN_VALUES = 2**17
+"""Tokens times width of a thread in a step from which it is faster with sequences than with parts of operations."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -82,6 +85,8 @@ class Engine:
     def hands(self, spec: RunSpec) -> int:
         """Threads that take sequences of their own; 1 where all threads share every operation."""
         if not self.side_by_side(spec) or not self.by_hand(spec) or not self.resolved_device().startswith("cpu"):
+            return 1
+        if spec.batch_tokens * spec.model.width < OWN_VALUES * self.threads:
             return 1
         return min(self.threads, self.micro_batch or self.threads)
 

@@ -9,13 +9,21 @@ import threading
 import pytest
 import torch
 
-from cptlib.runs import ladder_gradient
+from cptlib.runs import engine, ladder_gradient
 from cptlib.runs.crew import Crew
 from cptlib.runs.engine import Engine
 from cptlib.runs.spec import Evaluation, ModelSpec, Schedule
 from cptlib.runs.train import train, train_together
 
+pytestmark = pytest.mark.usefixtures("small_shares")
+DEFAULT = engine.OWN_VALUES
 ALONE, SHARED = (Engine(device="cpu", threads=n) for n in (1, 2))
+
+
+@pytest.fixture
+def small_shares(monkeypatch):
+    """Models as small as those here are given shares too."""
+    monkeypatch.setattr(engine, "OWN_VALUES", 1)
 
 
 @pytest.fixture
@@ -68,10 +76,11 @@ def test_a_run_of_two_threads_is_that_of_one_and_repeats_to_the_bit(tiny, micro_
     gentle = Schedule("constant", 1e-3)  # at a high rate AdamW magnifies rounding from step to step
     spec = tiny(model=ModelSpec(48, 32), evaluation=Evaluation(("plain", "rules"), 300), schedule=gentle)
     alone = train(spec, ALONE)
-    engine = Engine(device="cpu", threads=2, micro_batch=micro_batch)
-    shared, again = train(spec, engine), train(spec, engine)
+    parts = Engine(device="cpu", threads=2, micro_batch=micro_batch)
+    assert parts.hands(spec) == 2
+    shared, again = train(spec, parts), train(spec, parts)
     assert curves(shared) == curves(again)
-    assert curves(shared)[0] != curves(alone)[0]  # sums in another order: the second thread did take a share
+    assert curves(shared)[0] != curves(alone)[0]  # sums in another order
     for made, wanted in zip(curves(shared), curves(alone), strict=True):
         assert made == pytest.approx(wanted, rel=1e-5)
 
@@ -103,3 +112,12 @@ def test_what_a_thread_raises_ends_the_run_and_gives_the_threads_of_the_caller_b
         train_together([tiny(), tiny(seed=8)], SHARED)
     assert torch.get_num_threads() == before
     train_together([tiny()], ALONE)  # one thread is the caller's own
+
+
+def test_small_steps_and_what_is_not_written_out_are_left_to_the_threads_of_an_operation(tiny, monkeypatch):
+    monkeypatch.setattr(engine, "OWN_VALUES", DEFAULT)
+    shown = Evaluation(("plain",), 256)
+    spec = tiny(model=ModelSpec(64, 32), tokens=2 * 4096, batch_tokens=4096, evaluation=shown)
+    assert SHARED.hands(spec) == 2 and SHARED.hands(tiny()) == 1
+    assert SHARED.hands(spec.but(precision="bf16")) == Engine(device="cpu", threads=2, compiled=True).hands(spec) == 1
+    assert Engine(device="cpu", threads=2, micro_batch=1).hands(spec) == 1  # one sequence at a time, as was asked
