@@ -56,9 +56,9 @@ class TokenizerSpec:
     def __post_init__(self):
         if isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int) or self.vocab_size < 257:
             raise CptError(f"tokenizer vocab_size {self.vocab_size!r}: must be an integer of at least 257")
-        object.__setattr__(self, "sample", tuple(sorted((str(name), int(n)) for name, n in self.sample)))
-        if not self.sample or any(n < 1 for _, n in self.sample):
-            raise CptError("tokenizer sample: needs at least one corpus, each with at least 1 character")
+        object.__setattr__(self, "sample", tuple(sorted((str(name), n) for name, n in self.sample)))
+        if not self.sample or any(type(n) is not int or n < 1 for _, n in self.sample):
+            raise CptError("tokenizer sample: needs at least one corpus, each with 1 character or more, a whole number")
         if len({name for name, _ in self.sample}) < len(self.sample):
             raise CptError("tokenizer sample: names a corpus twice")
 

@@ -223,9 +223,9 @@ def test_vocabulary_too_small_for_bytes(vocab_size):
         TokenizerSpec.bpe(vocab_size, {"sotu": 1000})
 
 
-@pytest.mark.parametrize("sample", [{}, {"sotu": 0}])
-def test_sample_that_is_empty(sample):
-    with pytest.raises(CptError, match="at least 1 character"):
+@pytest.mark.parametrize("sample", [{}, {"sotu": 0}, {"sotu": 1.5}, {"sotu": float("inf")}])
+def test_sample_that_is_empty_or_no_count(sample):
+    with pytest.raises(CptError, match="each with 1 character or more, a whole number"):
         TokenizerSpec.bpe(300, sample)
 
 
