@@ -133,8 +133,6 @@ class Law:
         Its inverse, for one set of parameters.
     curve : tuple of str
         Columns that tell runs apart when the data name none; points that agree in them are one run.
-    strata : str, optional
-        The column within whose values runs are resampled.
     conditions : str
         Inequalities imposed besides the bounds.
     derive : callable, optional
@@ -170,7 +168,6 @@ class Law:
     link: Link | None = None
     unlink: Link | None = None
     curve: tuple[str, ...] = ()
-    strata: str | None = None
     conditions: str = ""
     derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     specialise: Callable[[tuple[str, ...]], Law] | None = None

@@ -1,16 +1,20 @@
-"""Bootstrap intervals: whole runs are drawn again, and all replicates are fitted together.
+"""Bootstrap intervals: whole runs are weighted again, and all replicates are fitted together.
 
-The points of one run are autocorrelated, so a run is kept or dropped whole. A replicate is a set of weights on the
-points (how often each run was drawn), so replicates share one table (`cptlib.laws.refit`).
+The points of one run are autocorrelated, so all points of a run get one weight. Weights are smooth, drawn from a
+Dirichlet distribution as in Rubin's bootstrap [1]_: no run is ever left out, so every draw has all sizes and ratios of
+the design, where drawing runs with replacement often loses the few that alone tell a parameter, and gives it an
+interval that is too wide. Replicates are weights on the same points, so they share one table (`cptlib.laws.refit`).
 
-Runs are few, and two corrections keep the intervals from being too narrow. Of the n runs of a stratum n - 1 are drawn,
-with weights n/(n - 1), so the draws have the spread that an unbiased variance gives. Percentiles are taken at the
-levels that make normal limits the limits of a t distribution with as many degrees of freedom as there are runs less
-strata (`cptlib.laws.result.percentile_limits`). Both are in [1]_; with many runs neither matters.
+Runs are few, and three corrections keep the intervals from being too narrow. The weights' variance is that of an
+unbiased estimate [2]_, times n/(n - p) for n runs and p free parameters (a third of the runs at most), because
+residuals are smaller than errors; and percentiles are taken at the levels that make normal limits the limits of a t
+distribution with n - 1 degrees of freedom (`cptlib.laws.result.percentile_limits`). With many runs none of them
+matters. `benchmarks/coverage.py` measures how often the intervals hold the truth.
 
 References
 ----------
-.. [1] Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69, 2015.
+.. [1] Rubin, The Bayesian bootstrap, Ann. Stat. 9, 1981.
+.. [2] Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69, 2015.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from cptlib.laws.refit import refit
 from cptlib.laws.solver import LARGE
 
 FEW = 10  # degrees of freedom below which simulated intervals cover too little or too much
-STRATUM = 3  # runs a stratum must hold to be resampled on its own
+COUNTED = 3  # runs for each parameter that counts against them
 BLOCKS = 12  # blocks of consecutive rows that a curve is cut into where there are too few runs to resample
 
 
@@ -57,51 +61,23 @@ def _blocks(codes: np.ndarray) -> np.ndarray:
     return np.unique(out, return_inverse=True)[1]
 
 
-def weights(
-    codes: np.ndarray, strata: np.ndarray | None, columns: dict[str, np.ndarray], count: int, seed: int
-) -> np.ndarray:
-    """Weight of each point in each draw, (count, n): n - 1 of n runs with replacement, within strata that hold enough.
+def weights(codes: np.ndarray, parameters: int, count: int, seed: int) -> np.ndarray:
+    """Weight of each point in each draw, (count, n): smooth weights of runs with a mean of 1, none of them 0.
 
-    A draw that leaves fewer than two values of a column that varies (or fewer than three where there are three), or
-    a single run of several, is drawn again: such a replicate has no fit.
+    Parameters
+    ----------
+    codes : array of int (n,)
+        Run of each point.
+    parameters : int
+        Free parameters of the fit.
+    count, seed : int
     """
-    rng = np.random.default_rng(seed)
     runs = int(codes.max()) + 1
-    groups = _strata(codes, strata)
-    indicators = []
-    for values in columns.values():
-        level = np.unique(values, return_inverse=True)[1]
-        if level.max() + 1 <= 64:  # columns with many values never lose them all
-            table = np.zeros((runs, level.max() + 1))
-            table[codes, level] = 1.0
-            indicators.append(table)
-    out = np.zeros((count, runs))
-    todo = np.arange(count)
-    for _ in range(50):
-        drawn = np.zeros((len(todo), runs))
-        for group in groups:
-            taken = max(len(group) - 1, 1)
-            picks = group[rng.integers(0, len(group), (len(todo), taken))]
-            np.add.at(drawn, (np.arange(len(todo))[:, None], picks), len(group) / taken)
-        out[todo] = drawn
-        poor = (drawn > 0).sum(axis=1) < min(2, runs)
-        for table in indicators:
-            poor |= ((drawn @ table) > 0).sum(axis=1) < min(3, table.shape[1])
-        todo = todo[poor]
-        if len(todo) == 0:
-            break
-    return out[:, codes]
-
-
-def _strata(codes: np.ndarray, strata: np.ndarray | None) -> list[np.ndarray]:
-    """The runs of each stratum; all runs together where some stratum holds too few."""
-    _, first = np.unique(codes, return_index=True)
-    if strata is not None:
-        labels = strata[first]
-        split = [np.flatnonzero(labels == value) for value in np.unique(labels)]
-        if len(split) > 1 and all(len(part) >= STRATUM for part in split):
-            return split
-    return [np.arange(len(first))]
+    spread = runs / (runs - min(parameters, runs / COUNTED))
+    # with a concentration of c in all, the weighted mean of n values has the variance s^2 (n - 1)/(n (c + 1))
+    concentration = max((runs - 1) / spread - 1, 1.0)
+    gamma = np.random.default_rng(seed).gamma(concentration / runs, size=(count, runs))
+    return (runs * gamma / gamma.sum(axis=1, keepdims=True))[:, codes]
 
 
 def resample(
@@ -114,18 +90,16 @@ def resample(
     problem = prepared.problem
     model = problem.law
     codes, sentence = clusters(frame, model, cluster)
-    strata = frame[model.strata].to_numpy() if model.strata and model.strata in frame.columns else None
-    w = weights(codes, strata, {name: problem.x[name] for name in model.columns}, count, seed)
-    found = refit(problem, optima, w)
+    found = refit(problem, optima, weights(codes, optima.shape[1], count, seed))
     draws = prepared.restore(found.q)
     good = np.isfinite(draws).all(axis=1) & (found.objective < LARGE)
     runs = int(codes.max()) + 1
     sentence = f"{sentence}: {runs} runs, {count} draws"
     sentences = [sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"]
-    degrees = max(runs - len(_strata(codes, strata)), 1)
+    degrees = max(runs - 1, 1)
     if degrees < FEW:
         sentences.append(
             f"{runs} runs are few: intervals are rough, and may hold the truth less often than they say; "
-            f"give more runs (or seeds), {FEW} beyond the number of groups they are drawn in"
+            f"give more runs (or seeds), {FEW + 1} at least"
         )
     return draws[good], degrees, sentences

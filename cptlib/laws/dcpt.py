@@ -229,7 +229,7 @@ def _fold_l7(column: str, value: float) -> Fold:
     )
 
 
-COMMON = {"columns": ("N", "D", "r"), "curve": ("N", "r"), "strata": "N", "units": UNITS, "fold": fold_dcpt}
+COMMON = {"columns": ("N", "D", "r"), "curve": ("N", "r"), "units": UNITS, "fold": fold_dcpt}
 ANCHORED = {**COMMON, "link": _anchor, "unlink": _unanchor}
 NONLINEAR_B = replace(B, linear=False, coordinate="linear", start=(0.01, 3.0))
 BASE_B = Parameter("b", 1.0, 1e6, "1", "base of the ratio in the data term", start=(1.02, 50.0), coordinate="log")

@@ -250,10 +250,10 @@ def fit(
     prepared = prepare(model, inner, y[~out], held=fixed)
     problem = prepared.problem
     n, m = int((~out).sum()), len(problem.free)
-    if n < m:
+    if n < max(m, 2):  # one point has no error to speak of
         raise CptError(
             f"{n} points in the fit for {m} free parameters of {model.name} ({', '.join(model.names)}): "
-            f"give at least {m} rows"
+            f"give at least {max(m, 2)} rows"
         )
 
     if fixed:

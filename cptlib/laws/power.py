@@ -309,8 +309,7 @@ def _redraws(
 ) -> np.ndarray:
     """Parameters (S, count, p) of refits to clusters (codes (n,)) drawn anew, the same draws for every study."""
     problem = prepared.problem
-    columns = {name: problem.x[name] for name in problem.law.columns}
-    drawn = weights(codes, None, columns, count, int(rng.integers(2**31)))
+    drawn = weights(codes, q.shape[1], count, int(rng.integers(2**31)))
     found = descend(
         problem,
         np.repeat(q, count, axis=0),

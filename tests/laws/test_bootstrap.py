@@ -1,4 +1,4 @@
-"""The bootstrap resamples whole runs, is reproducible, its refits end where fits do, and its intervals cover."""
+"""The bootstrap weights whole runs, is reproducible, its refits end where fits do, and its intervals cover."""
 
 from __future__ import annotations
 
@@ -20,26 +20,13 @@ from cptlib.laws.result import percentile_limits
 from cptlib.laws.solver import descend, starting_points
 
 
-def test_points_of_one_run_are_kept_or_dropped_together():
+def test_points_of_one_run_have_one_weight():
     codes = np.repeat(np.arange(12), 5)
-    w = weights(codes, None, {}, 200, seed=0)
+    w = weights(codes, 3, 200, seed=0)
     for run in range(12):
         assert np.ptp(w[:, codes == run], axis=1).max() == 0
+    assert w.min() > 0  # no run is left out, so no draw loses a size or a ratio
     assert np.allclose(w.sum(axis=1), len(codes))
-
-
-def test_strata_keep_their_number_of_runs():
-    codes = np.repeat(np.arange(12), 2)
-    sizes = np.repeat([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0], 2)
-    w = weights(codes, sizes, {"N": sizes}, 100, seed=1)
-    for size, runs in ((1.0, 3), (2.0, 4), (3.0, 5)):
-        assert np.allclose(w[:, sizes == size].sum(axis=1), 2 * runs)
-
-
-def test_draws_that_leave_one_value_of_a_column_are_drawn_again():
-    codes = np.arange(4)
-    w = weights(codes, None, {"N": np.array([1.0, 1.0, 1.0, 2.0])}, 400, seed=2)
-    assert np.all(w[:, 3] > 0) and np.all(w[:, :3].sum(axis=1) > 0)
 
 
 def test_rows_that_agree_in_size_and_ratio_are_one_run_without_a_run_column():
@@ -64,15 +51,16 @@ def drawn(name: str, count: int, noise: float = 0.004):
     x, y = read_columns(model, frame, "loss")
     prepared = prepare(model, x, y)
     optima, _, _ = solve(prepared, starts=64)
-    w = weights(clusters(frame, model)[0], None, {c: prepared.problem.x[c] for c in model.columns}, count, seed=7)
+    w = weights(clusters(frame, model)[0], optima.shape[1], count, seed=7)
     return prepared.problem, optima[:1], w
 
 
-def test_draws_have_the_spread_of_an_unbiased_variance():
-    """The mean of six runs: n - 1 draws of weight n/(n - 1) give s^2/n, where n draws give s^2 (n - 1)/n^2."""
+@pytest.mark.parametrize(("parameters", "factor"), [(0, 1.0), (1, 6 / 5), (2, 6 / 4), (5, 6 / 4)])
+def test_draws_have_the_spread_of_an_unbiased_variance_times_that_of_lost_degrees(parameters, factor):
+    """The mean of six runs: s^2/n times n/(n - p), where at most a third of the runs counts as parameters."""
     values = np.array([1.0, 2.0, 4.0, 7.0, 11.0, 16.0])
-    w = weights(np.arange(6), None, {}, 20_000, seed=3)
-    assert np.var(w @ values / 6) == pytest.approx(np.var(values, ddof=1) / 6, rel=0.05)
+    w = weights(np.arange(6), parameters, 40_000, seed=3)
+    assert np.var(w @ values / 6) == pytest.approx(factor * np.var(values, ddof=1) / 6, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["chinchilla", "dcpt-l3", "dynamics"])

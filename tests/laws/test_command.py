@@ -127,6 +127,7 @@ def test_every_help_has_an_example(capsys):
         ("N,D,r,loss\nTrue,2,0.5,3\n", "column N, row 1: True is not a number"),
         ("N,D,r,loss\n1,2,0.5,1e300\n", r"column loss, row 1: 1e\+300 is not allowed"),
         ("N,D,r,loss\n1,2,50%,3\n", "column r, row 1: '50%' is not a number"),
+        ("N,D,r,loss\n1,2,0.5,3\n", "1 points in the fit .* give at least 2 rows"),
     ],
 )
 def test_bad_files_give_one_clear_line(tmp_path, content, message):
