@@ -148,6 +148,20 @@ def laws() -> str:
     return "\n".join(parts)
 
 
+def coverage(rows: list[dict] | None) -> str:
+    """How often intervals of simulated studies held the truth, by law (`benchmarks/coverage.py`)."""
+    if not rows:
+        return "How often the intervals hold the truth has not been measured: `python benchmarks/coverage.py` does.\n"
+    cells = []
+    for row in rows:
+        worst, best = (choose(row["parameters"], key=row["parameters"].get) for choose in (min, max))
+        spread = " to ".join(f"{100 * row['parameters'][name]:.0f} ({name})" for name in (worst, best))
+        held = f"{100 * row['predictions']:.0f}"
+        cells.append([row["law"], row["runs"], row["points"], row["studies"], held, spread])
+    header = ["law", "runs", "points", "simulated studies", "predictions: % held", "parameters: % held, least to most"]
+    return table(header, cells)
+
+
 def commands() -> str:
     """The help text of the program and of each of its commands, at a width that fits a page."""
     columns = os.environ.get("COLUMNS")
@@ -206,6 +220,7 @@ def write_all(root: Path) -> None:
     scale.write(root)
     precision.write(root)
     made = {"scoreboard": scoreboard(root), "status": status(root), "laws": laws(), "commands": commands()}
+    made["coverage"] = coverage(scale.results(root, "coverage"))
     for name, text in (made | {"api": api(root)}).items():
         write_text(root / "book" / "generated" / f"{name}.md", text)
     write_text(root / "book" / "generated" / "verdicts.json", json.dumps(book.load_verdicts(root), indent=1) + "\n")
