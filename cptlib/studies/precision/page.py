@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlib.evidence import figures as house
-from cptlib.evidence.claims import SUPPORTED, Verdict, rule_text
+from cptlib.evidence.claims import Verdict, rule_text
 from cptlib.evidence.scoreboard import badge
 from cptlib.evidence.stats import paired_effect
 from cptlib.files import write_text
@@ -62,7 +62,7 @@ def verdict_table(verdicts: list[Verdict]) -> pd.DataFrame:
 def verdict_text(made: Comparison) -> str:
     """Verdicts, the tests behind them, and why the criteria were revised."""
     words = "\n".join(
-        f"- **{v.claim.title}**: {badge(v.verdict)}. The criterion: {v.claim.claim} {reason_text(v)}"
+        f"- **{v.claim.title}**: {badge(v.verdict)}. The criterion: {v.claim.claim} The judgement: {v.why}."
         for v in made.verdicts
     )
     revised = "\n".join(
@@ -71,11 +71,6 @@ def verdict_text(made: Comparison) -> str:
         for revision in v.claim.revisions
     )
     return f"{words}\n\n{block(verdict_table(made.verdicts))}\n\nWhy the criteria were revised:\n\n{revised}\n"
-
-
-def reason_text(verdict: Verdict) -> str:
-    """How a verdict that is not clear came about."""
-    return "" if verdict.verdict == SUPPORTED else f"It is {verdict.why}."
 
 
 def size_table(*compared: Comparison) -> pd.DataFrame:
