@@ -130,11 +130,13 @@ def _redundant(x: Batch, columns: tuple[str, ...], names: tuple[str, ...]) -> tu
     folds = []
     if varying and np.all(np.abs(whole - 1) <= SUM):
         last = names[varying.pop()]
+        off = float(np.abs(whole - 1).max())
+        rounded = f", to within {off:.1g}, which is taken for rounding" if off > 1e-9 else ""
         folds.append(
             Fold(
                 {last: 0.0},
                 (),
-                f"the ratios of every row sum to 1: {last} is held at 0, and the other t are relative to it",
+                f"the ratios of every row sum to 1{rounded}: {last} is held at 0, and the other t are relative to it",
             )
         )
     if not varying:

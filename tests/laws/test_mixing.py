@@ -71,6 +71,7 @@ def test_shares_that_sum_to_one_leave_one_t_undetermined():
 def test_rounded_shares_still_sum_to_one(digits):
     result = fit("data-mixing", mixtures(digits=digits, noise=0.002))
     assert result.fixed == ("t_books",) and result.status is FitStatus.CONVERGED
+    assert any("taken for rounding: t_books is held at 0" in note for note in result.notes)
 
 
 def test_some_of_the_shares_determine_their_t():
