@@ -50,6 +50,7 @@ def a_grid(**changes) -> Grid:
         "dense_ratios": (0.0, 0.2, 0.5, 0.8, 1.0),
         "dense_tokens": 409600,
         "dense_evaluation_tokens": 1024,
+        "dense_choices": 3,
     }
     return Grid(**values | changes)
 
@@ -76,10 +77,12 @@ def table(
     ratios: tuple[float, ...] | None = None,
     noise: float = 1e-3,
     seed: int = 0,
+    points: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """What `cptlib.studies.dcpt.tables.curves` gives: losses of `general` at 1 - r_d and of `domain` at r_d.
 
-    A base shifts all losses of its runs by the same share, a point has a smaller one of its own.
+    A base shifts all losses of its runs by the same share, a point has a smaller one of its own. Token counts are the
+    grid's evaluation points, or `points`.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -87,7 +90,7 @@ def table(
         for s in grid.seeds:
             shift = noise * rng.normal(size=2)
             for r in ratios or grid.ratios:
-                frame = pd.DataFrame({"D": grid.evaluation_points}).assign(
+                frame = pd.DataFrame({"D": grid.evaluation_points if points is None else points}).assign(
                     run=f"w{width}-s{s}-r{r:g}", base=f"w{width}-s{s}", seed=s, width=width, domain=grid.domain,
                     r_d=r, N=float(parameters(width)),
                 )  # fmt: skip

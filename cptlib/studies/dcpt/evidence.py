@@ -11,7 +11,7 @@ from cptlib.laws import requirements
 from cptlib.laws.fit import FitResult
 from cptlib.runs.spec import RunSpec
 from cptlib.studies import measured
-from cptlib.studies.dcpt import findings, findings_domains, findings_plans, plans
+from cptlib.studies.dcpt import findings, findings_counts, findings_domains, findings_plans, findings_rise, plans
 from cptlib.studies.dcpt.grid import Grid
 from cptlib.studies.dcpt.tables import curves
 from cptlib.studies.evidence import StudyChapter
@@ -40,6 +40,26 @@ class Chapter(StudyChapter):
     def every_domain(self) -> pd.DataFrame:
         """Main-domain and cross-domain curves together."""
         return pd.concat([self.main, curves(self.grid, self.grid.cross(), self.records)], ignore_index=True)
+
+    @cached_property
+    def courses(self) -> findings_rise.Courses:
+        """General losses of the runs evaluated after every step, and two laws of them."""
+        return findings_rise.Courses.of(self.grid, self.records)
+
+    @cached_property
+    def recording(self) -> findings_counts.Recording:
+        """The same runs, fitted with fewer of their evaluations."""
+        return findings_counts.Recording(self.grid, curves(self.grid, self.grid.dense(), self.records))
+
+    @property
+    def dense_findings(self) -> list[Finding]:
+        """dcpt.16 and .17; not run in a profile without runs evaluated after every step."""
+        if not self.grid.dense():
+            return []
+        return [
+            *findings_rise.rise_and_fall(self.by("dcpt.16"), self.courses),
+            *findings_counts.token_counts(self.by("dcpt.17"), self.recording),
+        ]
 
     @cached_property
     def fits(self) -> tuple[FitResult, FitResult]:
@@ -103,10 +123,7 @@ class Chapter(StudyChapter):
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Every measured statistic.
-
-        Claims without any are not run: .16 needs the learning-dynamics law, .17 denser records.
-        """
+        """Every measured statistic."""
         by, grid, both = self.by, self.grid, self.comparisons
         return [
             *findings.law_fits(by("dcpt.1"), *both),
@@ -124,5 +141,6 @@ class Chapter(StudyChapter):
             *findings_domains.offsets_only(by("dcpt.13", len(grid.cross_seeds)), grid, self.every_domain),
             *findings_plans.reversal(by("dcpt.14"), grid, self.near_zero),
             *findings_plans.trends(by("dcpt.15"), grid, self.main),
+            *self.dense_findings,
             *self.starts[0],
         ]

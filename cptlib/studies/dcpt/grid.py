@@ -46,6 +46,8 @@ class Grid(StudyGrid):
         Sizes and domain ratios of the runs that are evaluated after every step.
     dense_tokens, dense_evaluation_tokens : int
         Their tokens, and their validation tokens a corpus.
+    dense_choices : int
+        Random choices of their evaluations that a fit is made of.
     """
 
     general: str
@@ -69,6 +71,7 @@ class Grid(StudyGrid):
     dense_ratios: tuple[float, ...]
     dense_tokens: int
     dense_evaluation_tokens: int
+    dense_choices: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +145,12 @@ class Grid(StudyGrid):
         steps = tuple(range(self.batch_tokens, self.dense_tokens + 1, self.batch_tokens))
         evaluation = Evaluation(spec.evaluation.corpora, self.dense_evaluation_tokens, steps)
         return spec.but(tokens=self.dense_tokens, evaluation=evaluation)
+
+    @property
+    def dense_warmup_steps(self) -> int:
+        """Steps of such a run in which the learning rate still rises; its evaluations there are no data of a fit."""
+        spec = self.evaluated_at_every_step(self.dense_widths[0], self.seeds[0], self.dense_ratios[0])
+        return round(spec.schedule.warmup * spec.steps)
 
     def main(self) -> list[RunSpec]:
         """Sizes x ratios x seeds on the main domain."""

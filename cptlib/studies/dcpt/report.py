@@ -7,6 +7,7 @@ import pandas as pd
 
 from cptlib.evidence.jackknife import jackknife
 from cptlib.laws.fit import FitResult, fit
+from cptlib.studies.dcpt import findings_rise
 from cptlib.studies.dcpt.evidence import Chapter
 from cptlib.studies.dcpt.findings import FORMS, HELD_OUT, Comparison
 from cptlib.studies.dcpt.findings_plans import PRINTED
@@ -230,16 +231,73 @@ def learnability_table(chapter: Chapter) -> pd.DataFrame:
     return table.rename_axis("domain").reset_index()
 
 
-def interior_maxima(chapter: Chapter) -> pd.DataFrame:
-    """Share of runs whose general loss first rises and then falls, by domain ratio."""
+def dense_runs(chapter: Chapter) -> str:
+    """How many runs are evaluated after every step."""
+    runs = chapter.grid.dense()
+    if not runs:
+        return f"Profile {chapter.grid.profile} has no such runs: the claims that rest on them are not run."
+    return (
+        f"Profile {chapter.grid.profile} has {len(runs)} such runs of {runs[0].steps} steps: widths "
+        f"{', '.join(map(str, chapter.grid.dense_widths))}, {len(chapter.grid.dense_ratios)} ratios, "
+        f"{len(chapter.grid.seeds)} seeds."
+    )
+
+
+def turns_table(chapter: Chapter) -> pd.DataFrame:
+    """Runs evaluated after every step whose general loss rises and falls again, by domain ratio."""
     rows = []
-    for ratio, runs in chapter.main.groupby("r_d"):
-        flags = []
-        for _, run in runs.groupby("run"):
-            losses = np.concatenate([[run["general_start"].iloc[0]], run.sort_values("D")["general"]])
-            k = losses.argmax()
-            flags.append(0 < k < len(losses) - 1)
-        rows.append({"r_d": ratio, "runs": len(flags), "runs with an interior maximum": int(np.sum(flags))})
+    for ratio, runs in chapter.courses.turns.groupby("r_d"):
+        rows.append(
+            {
+                "r_d": ratio,
+                "runs": len(runs),
+                "rise and fall": int(runs["turned"].sum()),
+                "rise to the peak (nats)": runs["rise"].mean(),
+                "fall from it (nats)": runs["fall"].mean(),
+                "peak at (% of the run)": 100 * runs["peak"].median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def course_errors(chapter: Chapter) -> pd.DataFrame:
+    """Held-out error of both laws on the last third of the same runs, and of carrying the last loss forward."""
+    courses = chapter.courses
+
+    def cell(predicted: np.ndarray, every_ratio: bool) -> str:
+        values = courses.mre(predicted, every_ratio)
+        made = jackknife(float(values[0]), values[1:], courses.sample.strata)
+        return interval(made.value, made.lo, made.hi)
+
+    arms = {
+        "L3": courses.predicted[findings_rise.L3],
+        "learning dynamics": courses.predicted[findings_rise.DYNAMICS],
+        "last loss carried forward": courses.carried,
+    }
+    return pd.DataFrame(
+        [
+            {"prediction": name, "MRE, mixtures (%)": cell(made, False), "MRE, every ratio (%)": cell(made, True)}
+            for name, made in arms.items()
+        ]
+    )
+
+
+def counts_table(chapter: Chapter) -> pd.DataFrame:
+    """Held-out-ratio error of L3 by the evaluations that its fit sees; of the random scheme the mean over choices."""
+    recording = chapter.recording
+    rows = []
+    for name, errors in recording.errors.items():
+        general, domain = errors.mean(axis=0)[:, :, 0]
+        rows.append(
+            {
+                "evaluations": name,
+                "of a run": len(recording.schemes[name][0]),
+                "MRE, general (%)": general[0],
+                "MRE, domain (%)": domain[0],
+                "MRE at the end, general (%)": general[1],
+                "MRE at the end, domain (%)": domain[1],
+            }
+        )
     return pd.DataFrame(rows)
 
 
