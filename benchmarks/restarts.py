@@ -266,8 +266,9 @@ def _gadre(root: Path, rng) -> Case:
         frame = frame.assign(N=frame.N / 1e9, D=frame.D / 1e9)
     column = str(rng.choice(["N", "D", "chinchilla_multiplier"]))
     values = np.unique(frame[column])
-    kept_out = rng.choice([f"{column} == {rng.choice(values)!r}", f"{column} > {np.quantile(frame[column], 0.8)!r}"])
-    return Case(f"gadre, {trained}, {target}", name, frame, str(kept_out).replace("np.float64(", "").replace(")", ""))
+    one, high = float(rng.choice(values)), float(np.quantile(frame[column], 0.8))
+    kept_out = str(rng.choice([f"{column} == {one!r}", f"{column} > {high!r}"]))
+    return Case(f"gadre, {trained}, {target}", name, frame, kept_out)
 
 
 def _gemstones(root: Path, rng) -> Case:
@@ -325,6 +326,7 @@ def main() -> None:
     sources = [simulated_cases(rng)] if arguments.source != "public" else []
     sources += [public_cases(Path(root), rng)] if root and arguments.source != "simulated" else []
     end, rows = time.monotonic() + 60 * arguments.minutes, []
+    head = {"seed": arguments.seed, "restarts": arguments.restarts}
     while time.monotonic() < end:
         case = next(sources[len(rows) % len(sources)])
         if arguments.law and case.law != arguments.law:
@@ -333,7 +335,7 @@ def main() -> None:
         rows.append(row)
         trouble = "crash" in row or row.get("excess", 0) > WITHIN or row.get("silent")
         print(json.dumps(row) if trouble or "refused" in row else ".", flush=True)
-        write_text(arguments.out, json.dumps({"seed": arguments.seed, **summary(rows), "cases": rows}, indent=1) + "\n")
+        write_text(arguments.out, json.dumps(head | summary(rows) | {"cases": rows}, indent=1) + "\n")
 
 
 def summary(rows: list[dict]) -> dict:
