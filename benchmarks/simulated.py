@@ -29,7 +29,7 @@ TRUE: dict[str, dict[str, float]] = {
     "cmr": {"alpha": -0.3, "s": 0.5, "beta": 1.8},
     "cmr-domain": {"alpha1": 90.0, "s1": -0.3, "beta1": 1.4},
     "cmr-general": {"alpha2": -60.0, "s2": -0.35, "alpha3": -3e-5, "s3": 0.4, "beta2": 2.9},
-    "cmr-ratio": {"alpha4": -2.4, "s4": -0.15, "beta3": 0.6},
+    "cmr-ratio": {"alpha4": -2.4, "s4": -0.15, "beta3": 1.6},
 }
 for _definition, _weights in (("k1", ()), ("k2", ()), ("k4", ("w2", "w3"))):
     _shared = {name: value for name, value in laws_worlds.TRUE["dcpt-cross-domain"].items() if name != "w2"}

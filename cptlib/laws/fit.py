@@ -12,10 +12,9 @@ from cptlib.errors import CptError
 from cptlib.laws.base import Context, Fold, Law, law
 from cptlib.laws.frames import measured, read_columns, select, unread
 from cptlib.laws.result import FitResult, FitStatus, HeldOut, Scores, intervals_of
-from cptlib.laws.solver import DELTA, Problem, descend, huber, starting_points
+from cptlib.laws.search import condition_of, search
+from cptlib.laws.solver import DELTA, Problem, huber
 
-FEW = 64  # starting points the best of which descends first
-SETTLED = 1e-7  # relative gain of 400 further steps below which the search has come to rest
 ILL_CONDITIONED = 1e5  # ratio of singular values of the scaled derivatives beyond which parameters are not told apart
 
 
@@ -98,7 +97,7 @@ def _polish(problem: Problem, q: np.ndarray) -> tuple[np.ndarray, np.ndarray | N
     try:
         with np.errstate(all="ignore"):  # lmfit takes roots of variances that are negative at a bound
             out = lmfit.minimize(
-                residual, params, method="least_squares", jac=slope, xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=30
+                residual, params, method="least_squares", jac=slope, xtol=1e-12, ftol=1e-12, gtol=1e-15, max_nfev=30
             )
     except (ValueError, np.linalg.LinAlgError):
         return q, None
@@ -126,19 +125,6 @@ def aic_of(residual: np.ndarray, parameters: int, delta: float = DELTA) -> float
     return float(2 * (parameters + 1) + 2 * best.fun)
 
 
-def _condition(problem: Problem, q: np.ndarray, free: np.ndarray) -> float:
-    """Ratio of the singular values of the column-scaled derivatives, over coordinates not at a bound."""
-    _, J = problem.residuals(q[None], jacobian=True)
-    J = J[0][:, free]
-    if J.shape[1] == 0:
-        return 1.0
-    norm = np.linalg.norm(J, axis=0)
-    if not np.all(norm > 0) or not np.isfinite(J).all():
-        return np.inf
-    singular = np.linalg.svd(J / norm, compute_uv=False)
-    return float(singular[0] / max(singular[-1], 1e-300)) if J.shape[0] >= J.shape[1] else np.inf
-
-
 def _rows_kept_out(frame: pd.DataFrame, holdout) -> tuple[np.ndarray, str | None]:
     if holdout is None:
         return np.zeros(len(frame), dtype=bool), None
@@ -148,31 +134,6 @@ def _rows_kept_out(frame: pd.DataFrame, holdout) -> tuple[np.ndarray, str | None
     if mask.dtype != bool or mask.shape != (len(frame),):
         raise CptError(f"holdout must be an expression or one true or false for each of the {len(frame)} rows")
     return mask, None
-
-
-def solve(prepared: Prepared, starts: int = 1024, keep: int = 32, seed: int = 0):
-    """Global search: distinct local optima, best first, as coordinates (k, m), objectives (k,), at rest (k,).
-
-    The best of a few starting points descends first: most often it reaches the optimum in a tenth of the time that the
-    wide search takes to find nothing better.
-    """
-    problem = prepared.problem
-    few = starting_points(problem, min(starts, FEW), 1, seed)
-    if len(few) == 0:
-        return few, np.zeros(0), np.zeros(0, dtype=bool)
-    first = descend(problem, few, iterations=60, newton=True, rtol=1e-9)
-    rough = descend(problem, starting_points(problem, starts, keep, seed), iterations=30, newton=False, rtol=1e-6)
-    order = np.argsort(rough.objective)[: max(6, keep // 3)]
-    fine = descend(problem, rough.q[order], iterations=60, newton=True, rtol=1e-9)
-    q, objective = np.concatenate([first.q, fine.q]), np.concatenate([first.objective, fine.objective])
-    last = descend(problem, q[np.argsort(objective, kind="stable")[:5]], iterations=200, newton=True)
-    order = np.argsort(last.objective)
-    q, objective, rest = last.q[order], last.objective[order], last.converged[order]
-    if not rest[0]:  # along a flat valley every step gains a little: at rest where many steps gain next to nothing
-        on = descend(problem, q[:1], iterations=400, newton=True)
-        rest[0] = on.converged[0] or objective[0] - on.objective[0] <= SETTLED * on.objective[0]
-        q[0], objective[0] = on.q[0], on.objective[0]
-    return q, objective, rest
 
 
 def _others(problem: Problem, optima: np.ndarray, objectives: np.ndarray) -> np.ndarray:
@@ -258,7 +219,7 @@ def fit(
 
     if fixed:
         notes.append(f"held fixed: {', '.join(fixed)}")
-    optima, objectives, rest = solve(prepared, starts=starts, seed=seed)
+    optima, objectives, rest = search(problem, starts=starts, seed=seed)
     notes += [fold.note for fold in prepared.folds]
     folded = tuple(
         dict.fromkeys(name for fold in prepared.folds for name in fold.unclaimed if name not in (fixed or {}))
@@ -274,7 +235,7 @@ def fit(
     at_bounds = tuple(name for name, hit in zip(names, bound, strict=True) if hit)
     if model.conditions and "C > C0" in model.conditions and "C" in at_bounds:
         notes.append("C is at its limit C0: the condition C > C0 binds")
-    condition = _condition(problem, q, ~bound)
+    condition = condition_of(problem, q, ~bound)
     objective = float(problem.objective(q[None])[0])
     if not rest[0] or not np.isfinite(objective):
         status = FitStatus.FAILED

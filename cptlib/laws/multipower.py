@@ -22,11 +22,12 @@ from cptlib.laws.histories import phases
 
 AGE = 1.4  # largest spread of log S_k in a block
 RATE = 1.0  # and of log eta_k
+NARROW = 0.1  # largest spread of S_k in a group of drops, as a share of the smallest
 FEW = 12  # so many drops before a row are kept one by one
 LIGHT = 1e-5  # blocks of a smaller share of all drops are represented by one point
-ROOM = 300_000  # nodes times parameter vectors that are evaluated together
+ROOM = 60_000  # nodes times parameter vectors that are evaluated together
 
-FEATURES = ("drop", "log_lr", "area")
+FEATURES = ("drop", "log_lr", "log_area")
 
 
 def loss_drop(lr: np.ndarray, steps: np.ndarray, B, C, beta, gamma) -> np.ndarray:
@@ -66,31 +67,80 @@ def nodes(lr: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     """Drops, log rates and areas S_k that stand for all drops before each of `steps`: arrays (n, K), padded with 0.
 
     Blocks hold neighbouring steps with drops of one sign. The two points of a block and their shares are those with the
-    block's moments of `log S_k` up to the third; the rate follows S_k by linear regression.
+    block's moments of `log S_k` up to the third; the rate follows S_k by linear regression. The moments are sums over
+    groups of drops that are the larger the longer ago they were (`_pairs`), each with its own variance.
+
+    Parameters
+    ----------
+    lr : array (T + 1,)
+        Rates of all steps from 1 on, as in `loss_drop`.
+    steps : array of int (n,)
+        In increasing order.
     """
-    k, drop, log_lr, before = _drops(np.asarray(lr, dtype=float))
-    S = np.cumsum(lr)
-    cell = np.floor(log_lr / RATE) + 1j * np.sign(drop)
-    made = []
-    for t in steps:
-        j = np.searchsorted(k, t, side="right")
-        area = S[t] - before[:j]
-        if j <= FEW:
-            made.append((drop[:j], log_lr[:j], area))
-        else:
-            made.append(_quadrature(drop[:j], log_lr[:j], area, cell[:j]))
-    width = max(1, *(len(part[0]) for part in made)) if made else 1
-    out = np.zeros((3, len(steps), width))
-    for i, part in enumerate(made):
-        out[:, i, : len(part[0])] = part
+    lr, steps = np.asarray(lr, dtype=float), np.asarray(steps)
+    S = np.cumsum(lr)[steps]
+    row, drop, log_lr, before, variance, cross, cell = _pairs(lr, steps, S)
+    area = np.maximum(S[row] - before, 1e-300)
+    spread = variance / area / area  # of log S_k within a group
+    row, *made = _quadrature(row, drop, log_lr, np.log(area) - 0.5 * spread, spread, -cross / area, cell)
+    at = np.arange(len(row)) - np.searchsorted(row, row)  # rows are in order
+    out = np.zeros((3, len(steps), int(at.max(initial=0)) + 1))
+    for values, part in zip(out, made, strict=True):
+        values[row, at] = part
     return out[0], out[1], out[2]
 
 
-def _quadrature(drop, log_lr, area, cell):
-    """The two points of each block of drops of one row."""
-    u = np.log(np.maximum(area, 1e-300))
-    label = cell + 1e3 * np.floor(u / AGE)
-    begin = np.flatnonzero(np.append(True, label[1:] != label[:-1]))
+def _pairs(lr: np.ndarray, steps: np.ndarray, S: np.ndarray) -> list[np.ndarray]:
+    """Which groups of drops stand for the drops before each row, as arrays over pairs (row, group), by row and step.
+
+    Groups are single drops, pairs, fours and so on, of one sign and a log rate within `RATE`. A row takes the largest
+    groups that are narrow at its distance: their areas S_k spread by `NARROW` of the smallest at most. With a pair come
+    the group's sum of drops, means of log rate and of the area before it, the variance of the latter and its covariance
+    with the log rate, and a label that is the same for groups that may share a block.
+    """
+    k, w, v, b = _drops(lr)
+    few = np.searchsorted(np.searchsorted(k, steps, side="right"), FEW, side="right")  # rows before have few drops
+    cell = 2 * np.floor(v / RATE) + (w > 0)
+    last, first_b, last_b = k, b, b
+    variance, cross, sound = np.zeros(len(k)), np.zeros(len(k)), np.ones(len(k), dtype=bool)
+    begin = np.searchsorted(steps, k)
+    made = []
+    while True:
+        half = len(w) // 2 * 2
+        left, right = slice(0, half, 2), slice(1, half, 2)
+        joint = sound[left] & sound[right] & (cell[left] == cell[right])
+        width = last_b[right] - first_b[left]
+        first = np.maximum(np.searchsorted(S, last_b[right] + width / NARROW), np.searchsorted(steps, last[right]))
+        first = np.where(joint, np.maximum(first, few), len(steps))  # first row that takes the group of two
+        end = np.full(len(w), len(steps))
+        end[:half] = np.repeat(first, 2)
+        count = np.where(sound, np.maximum(end - begin, 0), 0)
+        group = np.repeat(np.arange(len(w)), count)
+        row = np.arange(len(group)) - np.repeat(np.cumsum(count) - count - begin, count)
+        made.append([row, last[group], *(each[group] for each in (w, v, b, variance, cross, cell))])
+        if not joint.any():
+            break
+        total = np.where(joint, w[left] + w[right], 1.0)
+        share, far, apart = w[right] / total, b[right] - b[left], v[right] - v[left]
+        both = share * (1 - share)
+        variance = (1 - share) * variance[left] + share * variance[right] + both * far**2
+        cross = (1 - share) * cross[left] + share * cross[right] + both * far * apart
+        b, v, w, cell = b[left] + share * far, v[left] + share * apart, total, cell[left]
+        last, first_b, last_b, sound, begin = last[right], first_b[left], last_b[right], joint, first
+    row, last, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    order = np.lexsort((last, row))
+    few_drops = row[order] < few
+    rest = [each[order] for each in rest]
+    rest[-1] = np.where(few_drops, 1e6 + np.arange(len(order)), rest[-1])  # kept one by one
+    return [row[order], *rest]
+
+
+def _quadrature(row, drop, log_lr, u, spread, cross, cell):
+    """The two points of each block of each row: row, drop, log rate, area; in order of rows."""
+    label = cell + 1j * np.floor(u / AGE)
+    begin = np.flatnonzero(np.concatenate([[True], (label[1:] != label[:-1]) | (row[1:] != row[:-1])])[: len(row)])
+    if not len(begin):
+        return row, drop, log_lr, u
     size = np.diff(np.append(begin, len(u)))
     w = np.add.reduceat(drop, begin)
 
@@ -99,23 +149,26 @@ def _quadrature(drop, log_lr, area, cell):
 
     u0, v0 = mean(u), mean(log_lr)
     du, dv = u - np.repeat(u0, size), log_lr - np.repeat(v0, size)
-    variance, third, cross = mean(du**2), mean(du**3), mean(du * dv)
-    one = (size == 1) | (variance < 1e-8) | (np.abs(w) < LIGHT * np.abs(drop).sum())
+    variance, third, cross = mean(du**2 + spread), mean(du**3 + 3 * du * spread), mean(du * dv + cross)
+    of = row[begin]
+    light = LIGHT * np.bincount(row, np.abs(drop))[of]
+    one = (variance < 1e-8) | (np.abs(w) < light)
     sd = np.sqrt(np.where(one, 1.0, variance))
     skew = third / sd**3
     root = np.sqrt(1 + skew**2 / 4)
     slope = cross / sd
-    parts = [(w[one], v0[one], u0[one])]
+    parts = [(of[one], w[one], v0[one], u0[one])]
     for sign in (1, -1):
         z = skew / 2 + sign * root  # the two points in units of the standard deviation, and their shares
         share = 0.5 * (1 - sign * skew / (2 * root))
-        parts.append(((w * share)[~one], (v0 + slope * z)[~one], (u0 + sd * z)[~one]))
-    drop, log_lr, u = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return drop, log_lr, np.exp(u)
+        parts.append((of[~one], (w * share)[~one], (v0 + slope * z)[~one], (u0 + sd * z)[~one]))
+    of, drop, log_lr, u = (np.concatenate(values) for values in zip(*parts, strict=True))
+    order = np.argsort(of, kind="stable")
+    return of[order], drop[order], log_lr[order], np.exp(u[order])
 
 
 def features(frame: pd.DataFrame, rows: np.ndarray) -> Batch:
-    """`nodes` of some rows of a table of learning-rate histories: drop, log_lr and area, each (len(rows), K)."""
+    """`nodes` of some rows of a table of learning-rate histories: drop, log_lr and log_area, each (len(rows), K)."""
     place = np.full(len(frame), -1)
     place[rows] = np.arange(len(rows))
     made = []
@@ -126,7 +179,8 @@ def features(frame: pd.DataFrame, rows: np.ndarray) -> Batch:
     out = np.zeros((3, len(rows), width))
     for where, part in made:
         out[:, where, : part[0].shape[1]] = part
-    return dict(zip(FEATURES, out, strict=True))
+    drop, log_lr, area = out
+    return dict(zip(FEATURES, (drop, log_lr, np.log(np.maximum(area, 1e-300))), strict=True))
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
@@ -136,24 +190,36 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _evaluate(p: Batch, x: Batch, jacobian: bool):
     n, count = len(x["S1"]), len(p["L0"])
-    row, column = np.nonzero(x["drop"])  # (m,), rows in order
-    drop, log_lr, area = (x[name][row, column] for name in FEATURES)
-    begin = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
+    some = x["drop"] != 0
+    nodes_of = some.sum(axis=1)
+    row = np.flatnonzero(nodes_of)  # rows with a drop before them
+    begin = (np.cumsum(nodes_of) - nodes_of)[row]
+    drop, log_lr, log_area = (x[name][some] for name in FEATURES)  # (m,), rows in order
     kinds = ("B", "C", "beta", "gamma") if jacobian else ("B",)
     sums = {name: np.zeros((count, n)) for name in kinds}
-    for first in range(0, count if len(row) else 0, max(1, ROOM // len(row)) if len(row) else 1):
-        some = slice(first, first + max(1, ROOM // len(row)))
+    together = max(1, ROOM // max(1, len(drop)))
+    for first in range(0, count if len(row) else 0, together):
+        some = slice(first, first + together)
         C, beta, gamma = p["C"][some], p["beta"][some], p["gamma"][some]
-        z = np.exp(-gamma * log_lr) * area
-        grown = 1.0 + C * z
+        grown = np.multiply(-gamma, log_lr)
+        grown += log_area
+        grown += np.log(C)
+        np.exp(grown, out=grown)
+        slope = grown.copy() if jacobian else None  # C x, of G(x)
+        grown += 1.0
         log = np.log(grown)
-        rest = drop * np.exp(-beta * log)  # drop (1 - G)
-        sums["B"][some, row[begin]] = np.add.reduceat(drop - rest, begin, axis=1)
+        rest = np.multiply(-beta, log)
+        np.exp(rest, out=rest)
+        rest *= drop  # drop (1 - G)
+        sums["B"][some, row] = np.add.reduceat(drop, begin) - np.add.reduceat(rest, begin, axis=1)
         if jacobian:
-            slope = rest * z / grown  # d(drop G)/dC = beta slope; by gamma: -log_lr C beta slope
-            sums["beta"][some, row[begin]] = np.add.reduceat(rest * log, begin, axis=1)
-            sums["C"][some, row[begin]] = np.add.reduceat(slope, begin, axis=1)
-            sums["gamma"][some, row[begin]] = np.add.reduceat(slope * log_lr, begin, axis=1)
+            slope /= grown
+            slope *= rest  # d(drop G)/dC = beta slope / C; by gamma: -log_lr beta slope
+            rest *= log
+            sums["beta"][some, row] = np.add.reduceat(rest, begin, axis=1)
+            sums["C"][some, row] = np.add.reduceat(slope, begin, axis=1)
+            slope *= log_lr
+            sums["gamma"][some, row] = np.add.reduceat(slope, begin, axis=1)
     log_S1 = np.log(x["S1"])
     forward = np.exp(-p["alpha"] * log_S1)
     value = p["L0"] + p["A"] * forward - p["B"] * sums["B"]
@@ -164,9 +230,9 @@ def _evaluate(p: Batch, x: Batch, jacobian: bool):
         "A": forward,
         "alpha": -p["A"] * forward * log_S1,
         "B": -sums["B"],
-        "C": -p["B"] * p["beta"] * sums["C"],
+        "C": -p["B"] * p["beta"] / p["C"] * sums["C"],
         "beta": -p["B"] * sums["beta"],
-        "gamma": p["B"] * p["beta"] * p["C"] * sums["gamma"],
+        "gamma": p["B"] * p["beta"] * sums["gamma"],
     }
 
 

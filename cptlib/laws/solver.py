@@ -10,6 +10,7 @@ replicate a row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Problem:
     fixed: dict[str, float]
     delta: float = DELTA
 
-    @property
+    @cached_property
     def free(self) -> list[int]:
         """Indices of the free parameters."""
         return [i for i, name in enumerate(self.law.names) if name not in self.fixed]
@@ -62,7 +63,11 @@ class Problem:
         return max(len(self.log_y) * len(self.law.names), own)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of the free coordinates."""
+        """Lower and upper bounds of the free coordinates, not to be written to."""
+        return self._bounds
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         parameters = [self.law.parameters[i] for i in self.free]
         lower = [_to_coordinate(p, p.lower) for p in parameters]
         upper = [_to_coordinate(p, p.upper) for p in parameters]
@@ -323,7 +328,7 @@ def _gradient_parts(problem: Problem, q, weights, noise):
     return res, J, Jt, psi, irls, inside, g
 
 
-def _second_order(problem: Problem, q, psi, g, upper):
+def second_order(problem: Problem, q, psi, g, upper):
     """sum_i psi_i d2 log prediction_i: differences of the analytic gradient with psi (which has kinks) held.
 
     Few rows are moved along several coordinates in one call: the calls cost more than the arithmetic there.
@@ -411,7 +416,7 @@ def _descend(problem: Problem, q, weights, noise, iterations, newton, rtol) -> D
         room = lower - x, upper - x
         trials = [newton_steps(H, g, scale, blocked, lam[live, :1] * np.array([0.1, 1.0]), *room)]
         if newton:
-            exact = np.matmul(Jt, J * inside[:, :, None]) + _second_order(problem, x, psi, g, upper)
+            exact = np.matmul(Jt, J * inside[:, :, None]) + second_order(problem, x, psi, g, upper)
             trials.append(newton_steps(exact, g, scale, blocked, lam[live, 1:] * factors, *room))
         step = np.concatenate(trials, axis=1)  # (S, T, m)
         T = step.shape[1]

@@ -13,10 +13,11 @@ from scipy.stats import t
 
 from cptlib.laws import fit, law
 from cptlib.laws.bootstrap import clusters, weights
-from cptlib.laws.fit import prepare, solve
+from cptlib.laws.fit import prepare
 from cptlib.laws.frames import read_columns
 from cptlib.laws.refit import refit
 from cptlib.laws.result import percentile_limits
+from cptlib.laws.search import search
 from cptlib.laws.solver import descend, starting_points
 
 
@@ -50,7 +51,7 @@ def drawn(name: str, count: int, noise: float = 0.004):
     frame = model.completed(frame)
     x, y = read_columns(model, frame, "loss")
     prepared = prepare(model, x, y)
-    optima, _, _ = solve(prepared, starts=64)
+    optima, _, _ = search(prepared.problem, starts=64)
     w = weights(clusters(frame, model)[0], optima.shape[1], count, seed=7)
     return prepared.problem, optima[:1], w
 
