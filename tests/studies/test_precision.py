@@ -125,7 +125,7 @@ def test_the_criteria_in_force_are_those_of_the_records():
     assert check_in_force(load_claims(CRITERIA), [json.loads(r.criteria) for r in records]) == []
 
 
-@pytest.mark.parametrize("grid", [PILOT], ids=["pilot"])
+@pytest.mark.parametrize("grid", [GRID, PILOT], ids=["judged", "pilot"])
 def test_the_recorded_pairs_saw_the_same_data(grid):
     records = Store(NAME, RECORDS).load()
     pairs = {}

@@ -151,7 +151,7 @@ class Comparison:
         """
         found, seeds = [], len(self.grid.seeds)
         for arm, widths in (("bf16", self.grid.widths), (ROUNDING, self.grid.control_widths)):
-            for width in (w for w in widths if f"{arm}_{w}" in self.claims[0].statistics):
+            for width in widths:
                 row = self.farthest(arm, width)
                 found.append(
                     Finding(

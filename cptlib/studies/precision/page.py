@@ -118,9 +118,8 @@ def speed_text(lines: list[dict] | None) -> str:
 def write(root: Path) -> None:
     """Write the page's parts and figures to `book/generated/`."""
     folder = Path(root) / "book" / "generated"
-    arms, control = recorded()
-    pilot = Comparison.of(PILOT, arms, control)
-    made = Comparison.of(GRID, arms, control) if all(spec.id in control for spec in GRID.control()) else pilot
+    records = recorded()
+    made, pilot = (Comparison.of(grid, *records) for grid in (GRID, PILOT))
     sizes = block(size_table(made, pilot))
     parts = {
         "design": design_text(made, pilot),
