@@ -85,10 +85,11 @@ class Context:
     """What a chart may know of the data: in the solver's units, so every number is of order one."""
 
     reference: dict[str, float] = field(default_factory=dict)  # a typical value per column
+    mean: dict[str, float] = field(default_factory=dict)  # mean value per column
     minimum: dict[str, float] = field(default_factory=dict)  # smallest value per column
     maximum: dict[str, float] = field(default_factory=dict)  # largest value per column
     folded: tuple[str, ...] = ()  # columns with a single value
-    held: dict[str, float] = field(default_factory=dict)  # parameters held at given values
+    held: dict[str, float] = field(default_factory=dict)  # parameters that are not fitted
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Fold:
     fixed: dict[str, float]
     unclaimed: tuple[str, ...]
     note: str
+    loose: bool = False  # nothing is held, but parameters are told apart by the rounding of a column alone
 
 
 Evaluate = Callable[[Batch, Batch, bool], tuple[np.ndarray, "dict[str, np.ndarray] | None"]]

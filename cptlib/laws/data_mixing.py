@@ -3,8 +3,10 @@
 `L = c + k exp(sum_j t_j r_j)`, for any number of columns whose names start with `r_` (`data_mixing` builds the law
 for given columns; a fit does so for those of its table). The shares of a mixture sum to 1, so adding a number to
 every t and dividing k by its exponential changes nothing: a fit holds the t of such a redundant column at 0 and says
-so, and the other t are relative to it. `nested` is the paper's way to large runs: power laws in steps, then in size,
-then mixtures.
+so, and the other t are relative to it. Shares printed with few digits miss 1 a little, and differently in each row:
+then every t is fitted, but their common level and k rest on that rounding alone, which the fit says. Only differences
+of t mean something there; rows divided by their sums have none of this.
+`nested` is the paper's way to large runs: power laws in steps, then in size, then mixtures.
 """
 
 from __future__ import annotations
@@ -21,19 +23,23 @@ from cptlib.laws.result import FitResult
 
 PREFIX = "r_"
 SUM = 0.02  # shares may miss a sum of 1 by this much: tables are rounded
+EXACT = 1e-9  # and by this much through the rounding of floating-point numbers alone
 
 LEVEL = Parameter("c", 0.0, np.inf, "nats", "loss that no mixture removes", linear=True, coordinate="linear")
 SCALE = Parameter("k", 0.0, np.inf, "nats", "size of the mixture term at r = 0", linear=True, coordinate="linear")
 
 
-def _slope(column: str) -> Parameter:
+LEVELS = 500.0  # the last t, from which the others are counted, may be so large: k and its exponential stay numbers
+
+
+def _slope(column: str, limit: float = np.inf) -> Parameter:
     name = "t_" + column.removeprefix(PREFIX)
-    return Parameter(name, -np.inf, np.inf, "1", f"effect of {column}", start=(-3.0, 1.0), coordinate="linear")
+    return Parameter(name, -limit, limit, "1", f"effect of {column}", start=(-3.0, 1.0), coordinate="linear")
 
 
 def data_mixing(columns: tuple[str, ...]) -> Law:
     """The law over the mixture columns `columns`, each named `r_` and the domain; parameter `t_` and the domain."""
-    slopes = tuple(_slope(column) for column in columns)
+    slopes = (*(_slope(column) for column in columns[:-1]), _slope(columns[-1], LEVELS))
     names = tuple(slope.name for slope in slopes)
 
     def tilt(p: Batch, x: Batch):
@@ -48,19 +54,33 @@ def data_mixing(columns: tuple[str, ...]) -> Law:
         parts = {name: term * x[column] for name, column in zip(names, columns, strict=True)}
         return value, {"c": np.ones_like(term), "k": shape, **parts}
 
+    def shifted(context: Context) -> list[str]:
+        """The t that the solver counts from the last one."""
+        return [name for name in names[:-1] if name not in context.held]
+
     def link(p: Batch, context: Context):
-        """Step in `k exp(sum_j t_j r_j)` at the typical mixture: k itself trades against every t."""
-        typical = {column: context.reference.get(column, 0.0) for column in columns}
-        factor = np.exp(-tilt(p, typical))
+        """Step in `k exp(sum_j t_j r_j)` at the mean mixture, in the last t, and in the others less that.
+
+        k itself trades against every t; and where shares nearly sum to 1, against all of them together.
+        """
+        mean = {column: context.mean.get(column, 0.0) for column in columns}
+        moving, last = shifted(context), names[-1]
+        p = {**p, **{name: p[name] + p[last] for name in moving}}
+        factor = np.exp(-tilt(p, mean))
         k = p["k"] * factor
+        by = {name: -k * mean[column] for name, column in zip(names, columns, strict=True)}
+        level = sum((by[name] for name in moving), by[last])
         return {**p, "k": k}, {
             ("k", "k"): factor,
-            **{("k", name): -k * typical[column] for name, column in zip(names, columns, strict=True)},
+            **{("k", name): by[name] for name in names[:-1]},
+            ("k", last): level,
+            **{(name, last): np.ones_like(k) for name in moving},
         }
 
     def unlink(p: Batch, context: Context):
-        typical = {column: context.reference.get(column, 0.0) for column in columns}
-        return {**p, "k": p["k"] * np.exp(tilt(p, typical))}, {}
+        mean = {column: context.mean.get(column, 0.0) for column in columns}
+        k = p["k"] * np.exp(tilt(p, mean))
+        return {**p, **{name: p[name] - p[names[-1]] for name in shifted(context)}, "k": k}, {}
 
     def fold(column: str, value: float) -> Fold:
         name = names[columns.index(column)]
@@ -127,18 +147,18 @@ def _redundant(x: Batch, columns: tuple[str, ...], names: tuple[str, ...]) -> tu
     """Hold at 0 the t of the last column where shares sum to 1, and of every column that those before it determine."""
     varying = [k for k, column in enumerate(columns) if np.ptp(x[column]) > 0]
     whole = sum(x[column] for column in columns)
+    off = float(np.abs(whole - 1).max())
     folds = []
-    if varying and np.all(np.abs(whole - 1) <= SUM):
+    if varying and off <= EXACT:
         last = names[varying.pop()]
-        off = float(np.abs(whole - 1).max())
-        rounded = f", to within {off:.1g}, which is taken for rounding" if off > 1e-9 else ""
-        folds.append(
-            Fold(
-                {last: 0.0},
-                (),
-                f"the ratios of every row sum to 1{rounded}: {last} is held at 0, and the other t are relative to it",
-            )
+        note = f"the ratios of every row sum to 1: {last} is held at 0, and the other t are relative to it"
+        folds.append(Fold({last: 0.0}, (), note))
+    elif varying and off <= SUM and np.ptp(whole) > EXACT:
+        note = (
+            f"the ratios of every row sum to 1 to within {off:.1g}: k and the common level of all t rest on this "
+            "rounding alone and only differences of t mean something; to hold one t at 0, divide each row by its sum"
         )
+        folds.append(Fold({}, (), note, loose=True))
     if not varying:
         folds.append(Fold({"k": 0.0}, ("k",), "one mixture: its term folds into c, and nothing is claimed about k"))
     kept: list[np.ndarray] = []

@@ -47,10 +47,11 @@ def prepare(
     fixed |= held
     context = Context(
         reference={name: float(np.median(scaled[name])) for name in model.columns},
+        mean={name: float(scaled[name].mean()) for name in model.columns},
         minimum={name: float(scaled[name].min()) for name in model.columns},
         maximum={name: float(scaled[name].max()) for name in model.columns},
         folded=single,
-        held=held,
+        held=fixed,
     )
     return Prepared(Problem(model, scaled, np.log(y), context, fixed, delta), scale, folds)
 
@@ -245,6 +246,8 @@ def fit(
         notes.append(
             f"the data do not tell the parameters apart (condition {condition:.1e}): compare predictions instead"
         )
+    elif any(fold.loose for fold in prepared.folds):
+        status = FitStatus.ILL_CONDITIONED
     elif at_bounds:
         status = FitStatus.AT_BOUND
     else:
