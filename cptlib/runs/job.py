@@ -140,6 +140,7 @@ class _Task:
         self.job, self.spec = job, spec
         self.store = Store(job.study, Path(job.records))
         self.outcome: Outcome | None = None
+        self.recorded: Record | None = None  # of a run that is trained again for its weights alone
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Log and lock of the run, held until the stack is left; an outcome at once if there is nothing to train."""
@@ -147,11 +148,15 @@ class _Task:
         if not _acquire(self.job, self.spec.id, stack):
             self.outcome = Outcome("busy")
             return
-        found = self.store.load().get(self.spec.id)
-        whole = not self.job.keep_weights or checkpoints.folder(self.spec.id, "final").exists()
-        if found is not None and found.checksum != self.job.known and whole and not lacks(found, self.job.exam):
+        found, fresh = self.store.load().get(self.spec.id), self.job.fresh
+        if found is not None and lacks(found, self.job.exam):
+            found = None
+        standing = found is not None and not (fresh and found.checksum == self.job.known)
+        if standing and (not self.job.keep_weights or checkpoints.usable(checkpoints.folder(self.spec.id, "final"))):
             self.outcome = Outcome("recorded", found)
-        elif self.job.fresh:
+        elif standing:
+            self.recorded = found
+        elif fresh:
             checkpoints.remove(checkpoints.folder(self.spec.id, "resume"))
 
     def progress(self, step: int, loss: float) -> None:
@@ -159,9 +164,13 @@ class _Task:
             _check_lease(self.job)
 
     def take(self, result: Result | LossError) -> None:
-        """Record what training gave."""
+        """Record what training gave. A measurement stays as it was made: weights that were lost bring no new one."""
         if isinstance(result, LossError):
             self.fail(result)
+            return
+        if self.recorded is not None:
+            self.log.write("end", seconds=result.curves.seconds, tokens_per_second=result.tokens_per_second)
+            self.outcome = Outcome("trained", self.recorded)
             return
         scores = scored(self.spec, self.job.exam, result.device)
         made = record(result, self.job.study, self.job.profile, self.job.criteria, scores)

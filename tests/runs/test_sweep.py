@@ -56,6 +56,15 @@ def test_a_start_is_trained_again_only_if_its_weights_are_needed_and_gone(family
     assert [s.id for s in to_train([a, b], recorded, fresh=True)[0]] == [base.id, a.id, b.id]
 
 
+def test_a_start_that_is_trained_again_for_its_weights_keeps_its_record(family):
+    base, a, b = family
+    first, _ = run([base, a])
+    checkpoints.remove(checkpoints.folder(base.id, "final"))
+    run([b])
+    assert len(begun(base.id)) == 2 and Store("demo").load()[base.id] == first[base.id]
+    assert checkpoints.usable(checkpoints.folder(base.id, "final"))
+
+
 def test_records_answer_without_training(family):
     base, a, b = family
     here = Here()
