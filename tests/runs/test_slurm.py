@@ -113,7 +113,7 @@ def test_a_sweep_with_a_job_killed(slurm, family, undisturbed, cache):
     assert [len(begun(s.id)) for s in (victim, *rest)] == [2, 1, 1, 1]
     assert outcomes(records) == undisturbed([victim, *rest])
     assert re.search(r"JobId=\d+_1", (slurm / "slurmctld.log").read_text())  # the runs that were ready were one array
-    assert ask("squeue", "--noheader") == ""
+    until(lambda: ask("squeue", "--noheader") == "", 60)  # a job ends a little after its result is there
 
 
 def test_jobs_of_a_sweep_that_is_stopped_are_cancelled(slurm, cache, tmp_path):
