@@ -262,7 +262,9 @@ class Law:
             value, parts = self.evaluate(p, x, jacobian)
         if not jacobian:
             return value, None
-        return value, np.stack([np.broadcast_to(parts[name], value.shape) for name in self.names], axis=-1)
+        # in memory a parameter after the other: products over the points are twice as fast so
+        parts = np.stack([np.broadcast_to(parts[name], value.shape) for name in self.names], axis=1)
+        return value, parts.transpose(0, 2, 1)
 
     def predict(self, params, frame) -> np.ndarray:
         """Predicted loss, shape (n,), or (S, n) for parameters of shape (S, p).

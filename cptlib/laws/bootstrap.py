@@ -27,6 +27,7 @@ from cptlib.laws.solver import LARGE
 
 FEW = 10  # degrees of freedom below which simulated intervals cover too little or too much
 COUNTED = 3  # runs for each parameter that counts against them
+TOGETHER = 20_000_000  # weights that are held at a time
 BLOCKS = 12  # blocks of consecutive rows that a curve is cut into where there are too few runs to resample
 
 
@@ -61,7 +62,7 @@ def _blocks(codes: np.ndarray) -> np.ndarray:
     return np.unique(out, return_inverse=True)[1]
 
 
-def weights(codes: np.ndarray, parameters: int, count: int, seed: int) -> np.ndarray:
+def weights(codes: np.ndarray, parameters: int, count: int, seed) -> np.ndarray:
     """Weight of each point in each draw, (count, n): smooth weights of runs with a mean of 1, none of them 0.
 
     Parameters
@@ -70,7 +71,8 @@ def weights(codes: np.ndarray, parameters: int, count: int, seed: int) -> np.nda
         Run of each point.
     parameters : int
         Free parameters of the fit.
-    count, seed : int
+    count : int
+    seed : int or Generator
     """
     runs = int(codes.max()) + 1
     spread = runs / (runs - min(parameters, runs / COUNTED))
@@ -90,9 +92,11 @@ def resample(
     problem = prepared.problem
     model = problem.law
     codes, sentence = clusters(frame, model, cluster)
-    found = refit(problem, optima, weights(codes, optima.shape[1], count, seed))
-    draws = prepared.restore(found.q)
-    good = np.isfinite(draws).all(axis=1) & (found.objective < LARGE)
+    rng, size = np.random.default_rng(seed), max(1, TOGETHER // len(codes))
+    counts = [min(size, count - begin) for begin in range(0, count, size)]
+    found = [refit(problem, optima, weights(codes, optima.shape[1], some, rng)) for some in counts]
+    draws = prepared.restore(np.concatenate([each.q for each in found]))
+    good = np.isfinite(draws).all(axis=1) & (np.concatenate([each.objective for each in found]) < LARGE)
     runs = int(codes.max()) + 1
     sentence = f"{sentence}: {runs} runs, {count} draws"
     sentences = [sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"]

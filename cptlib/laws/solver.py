@@ -119,7 +119,9 @@ class Problem:
             res = np.log(value) - self.log_y
             if not jacobian:
                 return res, None
-            return res, np.matmul(J, M) / value[:, :, None]
+            made = np.matmul(M.transpose(0, 2, 1), J.transpose(0, 2, 1))
+            made /= value[:, None, :]
+            return res, made.transpose(0, 2, 1)
 
     def objective(
         self, q: np.ndarray, weights: np.ndarray | None = None, noise: np.ndarray | None = None

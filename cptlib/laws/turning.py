@@ -95,7 +95,7 @@ class Turning:
     peak, trough : (float, float) or None
         S1c and change of the loss at its highest point, and at the lowest one after it, where these are not the ends.
     length : float or None
-        S1c at the first return to the loss at the switch, after a rise; None if it does not return.
+        S1c at the first return to the loss at the switch, after a rise; None if it does not return in any number.
     limit : float
         What the change tends to.
     """
@@ -135,6 +135,10 @@ def turning(p: Mapping[str, float], S1p: float, until: float = np.inf) -> Turnin
         below = top + np.flatnonzero(values[top:] <= 0)
         if len(below):
             length = _root(p, S1p, S1c[below[0] - 1], S1c[below[0]])
+        elif np.isinf(until) and end < 0:  # a small exponent: the return lies beyond the grid
+            beyond = S1c[-1] * 10.0 ** np.arange(280)
+            under = np.flatnonzero(change(p, S1p, beyond) <= 0)
+            length = _root(p, S1p, beyond[under[0] - 1], beyond[under[0]]) if len(under) else None
     return Turning(name, peak, trough, length, end)
 
 

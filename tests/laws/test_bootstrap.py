@@ -56,6 +56,21 @@ def drawn(name: str, count: int, noise: float = 0.004):
     return prepared.problem, optima[:1], w
 
 
+@pytest.mark.parametrize(("name", "near"), [("chinchilla", 0.02), ("dcpt-l3", 0.1)])
+def test_refits_of_long_tables_end_where_others_do(name, near, monkeypatch):
+    """Steps with the Hessians at the estimate against single descents, in units of the spread between refits."""
+    frame = pd.concat([worlds.simulate(name, noise=0.003, seed=s) for s in range(12)], ignore_index=True)
+    model = law(name)
+    problem = prepare(model, *read_columns(model, frame, "loss")).problem
+    optima, _, _ = search(problem, starts=64)
+    w = weights(np.arange(len(frame)), optima.shape[1], 40, seed=1)
+    single = refit(problem, optima[:1], w)
+    monkeypatch.setattr("cptlib.laws.refit.LONG", 1)
+    together = refit(problem, optima[:1], w)
+    assert np.all(together.objective <= single.objective * (1 + 1e-4)) and together.converged.all()
+    assert np.all(np.sqrt(((together.q - single.q) ** 2).mean(axis=0)) < near * single.q.std(axis=0))
+
+
 @pytest.mark.parametrize(("parameters", "factor"), [(0, 1.0), (1, 6 / 5), (2, 6 / 4), (5, 6 / 4)])
 def test_draws_have_the_spread_of_an_unbiased_variance_times_that_of_lost_degrees(parameters, factor):
     """The mean of six runs: s^2/n times n/(n - p), where at most a third of the runs counts as parameters."""

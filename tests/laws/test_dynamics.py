@@ -6,7 +6,7 @@ import curve_worlds as worlds
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cptlib.errors import CptError
@@ -47,8 +47,12 @@ def test_the_change_is_the_difference_of_the_law(p, S1p, S1c):
     assert turning.hidden_cpt(p, S1p, 0.1) - p["B"] == pytest.approx(start, abs=1e-11)
 
 
+SLOW = {"L0": 0.0, "A": 1.0, "alpha": 0.125, "C1": 0.0, "C2": 0.0, "B": 0.75, "E": 1.0, "beta": 1.0}
+
+
 @settings(max_examples=50)
 @given(p=parameters, S1p=st.floats(0.1, 20), until=st.sampled_from([np.inf, 0.5, 50.0]))
+@example(p=SLOW, S1p=5.0, until=np.inf)  # returns beyond 1e8 S1p
 def test_turning_agrees_with_a_fine_curve(p, S1p, until):
     course = turning.turning(p, S1p, until)
     first = 1e-6 if course.peak is None else min(1e-6, course.peak[0] / 100)
