@@ -105,7 +105,9 @@ class Recording:
         """MRE of both scores, shape (scores, bases + 1)."""
         model, whole, sample = law(LAW), self.samples[loss], self._seen(loss, steps)
         x, y = read_columns(model, sample.frame, "loss")
-        prepared = prepare(model, x, y)
+        # two sizes do not tell E, A and alpha apart: every fit takes the alpha of the start
+        held = {"alpha": float(start[0, model.names.index("alpha")])} if len(np.unique(x["N"])) == 2 else None
+        prepared = prepare(model, x, y, held=held)
         start = prepared.problem.coordinates(model.rescale(start, prepared.scale))
         kept = folds(sample.frame)["ratio"]
         weights = np.concatenate([sample.weights * fold.train for fold in kept])
