@@ -8,7 +8,8 @@ gives their scores.
 The sum runs over every step, for every row of the table. A fit replaces it by `nodes`: drops of neighbouring steps are
 gathered into blocks within which `log S_k` and `log eta_k` vary little, and each block is represented by two of its
 points and their shares (Gauss quadrature of the drops themselves). At the published parameters the error is below 2e-6
-nats on schedules of 24,000 steps; for others it is below 2e-4 of the term's largest value. About 30 nodes a row do.
+nats on schedules of 24,000 steps; for C of 0.05 to 50, beta of 0.1 to 2 and gamma of 0 to 1 it is below 4e-4 of B times
+the largest rate. About 30 nodes a row do.
 """
 
 from __future__ import annotations
@@ -286,8 +287,8 @@ multi_power = Law(
         Parameter("alpha", 0.0, 20.0, "1", "exponent of the forward area", start=(0.05, 2.0)),
         Parameter("B", 0.0, np.inf, "nats / lr", "size of the drop term", linear=True, coordinate="linear"),
         Parameter("C", 1e-6, 1e12, "S^-1 lr^gamma", "speed of the drop term", start=(1.0, 1e6), coordinate="log"),
-        Parameter("beta", 1e-3, 20.0, "1", "exponent of the drop term", start=(0.1, 2.0)),
-        Parameter("gamma", -3.0, 3.0, "1", "exponent of the rate", start=(-0.2, 1.5), coordinate="linear"),
+        Parameter("beta", 1e-3, 20.0, "1", "exponent of the drop term", start=(1e-3, 2.0)),
+        Parameter("gamma", -3.0, 3.0, "1", "exponent of the rate", start=(-0.5, 2.5), coordinate="linear"),
     ),
     columns=("S1", "lr"),
     evaluate=_evaluate,

@@ -19,13 +19,13 @@ from cptlib.laws.walk import walk
 
 ROWS = 128  # rows of the coarse descents, or as many as
 PER_PARAMETER = 10  # for each free parameter
-POINTS = 128  # starting points of a round
+POINTS = 64  # starting points of a round: the best of few differ more than the best of many
 KEPT = 8  # of them that descend
 ENOUGH = 7  # descents of a round at rest that end the round
 UNSEEN = 0.05  # share of the starting points whose optimum may be unknown
 UNSEEN_IN_VALLEYS = 0.001  # and where the data hardly tell the parameters apart
 VALLEY = 1e3  # ratio of singular values of the scaled derivatives from which this is so
-ALIKE = 1e-3  # relative difference of coarse objectives below which two descents found one optimum
+ALIKE = 1e-5  # relative difference of coarse objectives below which two descents found one optimum
 EXACT = 4  # coarse optima from which exact descents start
 WIDER = 10.0  # width of the Huber loss in the first steps, in units of delta
 EASY = 10  # such steps

@@ -53,7 +53,7 @@ def test_nodes_hold_for_other_parameters(C, beta, gamma, kind):
     lr, steps = schedule(kind), np.arange(2160, STEPS + 1, 2000)
     p = {"B": 1.0, "C": C, "beta": beta, "gamma": gamma}
     error = from_nodes(lr, steps, **p) - loss_drop(lr, steps, **p)
-    assert np.abs(error).max() < 2e-4 * lr.max()  # of a term of at most B times the largest rate
+    assert np.abs(error).max() < 4e-4 * lr.max()  # of a term of at most B times the largest rate
 
 
 def test_a_rate_of_zero_ends_the_sum():
