@@ -32,6 +32,7 @@ EASY = 10  # such steps
 CLOSE = 1.5  # ratio of coarse objectives to the best beyond which an optimum is no candidate
 STEPS = 40  # of a coarse descent
 COARSE = 1e-6  # decrease promised, relative to the objective, at which it ends
+PATIENCE = 5  # times 400 further steps for the best optimum
 SETTLED = 1e-7  # relative gain of 400 further steps below which the search has come to rest
 
 
@@ -57,10 +58,13 @@ def search(problem: Problem, starts: int = 1024, seed: int = 0) -> tuple[np.ndar
     )
     order = np.argsort(objective, kind="stable")
     q, objective, rest = q[order], objective[order], rest[order]
-    if not rest[0]:  # along a flat valley every step gains a little: at rest where many steps gain next to nothing
+    for _ in range(0 if rest[0] else PATIENCE):  # along a flat valley every step gains a little
         on = descend(problem, q[:1], iterations=400, newton=True)
-        rest[0] = on.converged[0] or objective[0] - on.objective[0] <= SETTLED * on.objective[0]
+        gained = objective[0] - on.objective[0]
         q[0], objective[0] = on.q[0], on.objective[0]
+        rest[0] = on.converged[0] or gained <= SETTLED * objective[0]
+        if rest[0]:
+            break
     return q, objective, rest
 
 
