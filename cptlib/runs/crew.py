@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,6 +29,9 @@ class Crew:
         self.size = size
         # its threads end when nothing refers to it any more
         self._pool = ThreadPoolExecutor(size, initializer=_settle) if size > 1 else None
+        if self._pool is not None:  # all begin now: one that an interrupt meets while it begins would not be waited for
+            met = threading.Barrier(size)
+            list(self._pool.map(lambda _: met.wait(), range(size)))
 
     def __call__(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
         """`work` of every item, in their order.
