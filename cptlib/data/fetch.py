@@ -38,7 +38,10 @@ def checksum(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file of `path`, so that of several processes one builds it and the others wait."""
+    """Hold the lock file of `path`, so that of several processes one builds it and the others wait.
+
+    What a builder that was killed left under temporary names is removed first: whoever holds the lock is alone.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock")
@@ -46,6 +49,12 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CptError(f"cannot lock {path}: {error.strerror or error}") from None
     try:
+        for left in (*path.parent.glob(f".{path.name}[.-]*"), *path.glob(".*.part")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    left.unlink()
         yield
     finally:
         lock.release()

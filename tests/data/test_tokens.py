@@ -206,6 +206,31 @@ def test_two_processes_build_one_array(spec, made, cache):
     assert left == {tokens_path(made.identity, spec, "train", cache).name}
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cptlib import files
+from cptlib.data import tokens as module
+from cptlib.data.corpora import local_corpus
+local_corpus(sys.argv[1], "made")
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[3] == "array": module.checksum = die  # the array is written, what describes it is not
+else: files.os.fsync = die
+module.tokens("made", module.TokenizerSpec.bpe(400, {"made": 20_000}), "train", Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("where", "left"), [("array", ".*-*"), ("tokenizer", ".*.part")])
+def test_what_a_killed_builder_left_is_removed_by_the_next(spec, made, cache, where, left):
+    if where == "tokenizer":
+        sides(made.identity, cache)  # the split is not what is being written
+    command = [sys.executable, "-c", KILLED, made.sources[0].path, str(cache), where]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -9
+    assert list(cache.rglob(left))
+    assert tokens("made", spec, "train", cache).n_tokens > 0
+    assert [path for path in cache.rglob(".*") if path.suffix != ".lock"] == []
+
+
 def test_array_opens_by_identity_where_the_corpus_is_unknown(spec, made, cache):
     sha256 = tokens("made", spec, "train", cache).sha256
     del corpora._REGISTRY["made"]

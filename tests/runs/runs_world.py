@@ -73,8 +73,8 @@ class Here(Executor):
         return future
 
 
-def long(seed: int, steps: int = 400) -> RunSpec:
-    """A run of some seconds, to be disturbed in the middle."""
+def long(seed: int, steps: int = 2_000) -> RunSpec:
+    """A run to be disturbed in the middle: of seconds, long against the half second after which it notes a step."""
     return tiny(seed=seed, tokens=BATCH * steps)
 
 
@@ -113,7 +113,11 @@ def until(condition: Callable[[], T], seconds: float = 300) -> T:
 
 
 def under_way(run_id: str) -> int:
-    """Wait until a run has noted a step and has left a checkpoint; the process that trains it."""
-    until(lambda: any(event["event"] == "step" for event in events(run_id)))
-    until(checkpoints.folder(run_id, "resume").exists)
+    """Wait until a run has noted a step and has left a checkpoint, gone at its end; the process that trains it."""
+
+    def noted(name: str) -> bool:
+        return any(event["event"] == name for event in events(run_id))
+
+    until(lambda: (noted("step") and checkpoints.folder(run_id, "resume").exists()) or noted("end"))
+    assert not noted("end"), f"run {run_id} ended before it could be disturbed"
     return begun(run_id)[-1]["pid"]

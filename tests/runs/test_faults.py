@@ -80,7 +80,7 @@ def test_killed_at_random_moments(family, tiny, world, cache, undisturbed):
 
 
 def test_control_c_ends_within_two_seconds_and_goes_on_later(world, cache, undisturbed):
-    spec = long(1, 600)
+    spec = long(1)
     process = start(world, cache, [spec], workers=1)
     worker = under_way(spec.id)
     os.kill(worker, signal.SIGINT)  # a terminal sends it to every process; the worker leaves it to the sweep
@@ -105,7 +105,7 @@ def test_two_sweeps_at_once_train_each_run_once(family, tiny, world, cache, undi
 
 
 def test_a_run_that_another_sweep_trains_comes_last_and_is_not_trained_again(tiny, world, cache):
-    shared, own = long(6, 300), tiny(seed=2)
+    shared, own = long(6), tiny(seed=2)
     other = start(world, cache, [shared])
     under_way(shared.id)
     lines = []
