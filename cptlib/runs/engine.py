@@ -80,7 +80,7 @@ class Engine:
 
     def by_hand(self, spec: RunSpec) -> bool:
         """Whether a ladder model's gradients are those that are written out (`cptlib.runs.ladder_gradient`)."""
-        return not self.compiled and spec.precision == "fp32"
+        return not self.compiled and (spec.precision == "fp32" or self.resolved_device().startswith("cpu"))
 
     def hands(self, spec: RunSpec) -> int:
         """Threads that take sequences of their own; 1 where all threads share every operation."""

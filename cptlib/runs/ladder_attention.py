@@ -1,4 +1,4 @@
-"""Causal attention of ladder models in float32, with rotary positions and its gradient.
+"""Causal attention of ladder models, with rotary positions and its gradient, in the precision of what it is given.
 
 Shapes as in `cptlib.runs.ladder`; runs beside each other are sequences beside each other, so B counts those of all.
 """
@@ -35,16 +35,16 @@ class Positions:
         Added to scores.
     """
 
-    def __init__(self, model: ModelSpec, device: str) -> None:
+    def __init__(self, model: ModelSpec, device: str, dtype: torch.dtype = torch.float32) -> None:
         self.turn = rotation(model, device)
         self.short = device.startswith("cpu") and model.context <= SHORT
         if self.short:
             cosine, sine = (angles[:, 0, 0] for angles in self.turn)
             head = cosine.shape[-1]
             scale = torch.tensor([head**-0.5, 1.0]).view(2, 1, 1, 1, 1)
-            self.cosine, self.sine = scale * cosine, scale * torch.cat([-sine, sine], -1)
-            self.swap = torch.eye(head).roll(head // 2, 0)
-            self.mask = torch.full((model.context, model.context), float("-inf")).triu_(1)
+            self.cosine, self.sine = (scale * cosine).to(dtype), (scale * torch.cat([-sine, sine], -1)).to(dtype)
+            self.swap = torch.eye(head, dtype=dtype).roll(head // 2, 0)
+            self.mask = torch.full((model.context, model.context), float("-inf"), dtype=dtype).triu_(1)
 
 
 def attention(heads: torch.Tensor, positions: Positions) -> _Squares | _Kernel:
@@ -60,7 +60,7 @@ class _Squares:
         self._cosine, self._sine = (angles[..., :context, :] for angles in (positions.cosine, positions.sine))
         self._swap = positions.swap
         self._beside = (3, batch, count, context, head)
-        packed = torch.empty(self._beside)
+        packed = heads.new_empty(self._beside)
         packed.copy_(heads.permute(2, 0, 3, 1, 4))
         self._turn(packed[:2], 1)
         self._q, self._k, self._v = packed.flatten(1, 2).unbind(0)
@@ -73,14 +73,14 @@ class _Squares:
         """Gradient of queries, keys and values, (N, 3 D), from that of the output, (N, D)."""
         batch, context, _, count, head = self._shape
         g = gradient.view(batch, context, count, head).transpose(1, 2).reshape(-1, context, head)
-        d = torch.empty(self._beside)
+        d = gradient.new_empty(self._beside)
         d_q, d_k, d_v = d.flatten(1, 2).unbind(0)
         torch.bmm(self._share.mT, g, out=d_v)
-        slope = torch._softmax_backward_data(torch.bmm(g, self._v.mT), self._share, -1, torch.float32)
+        slope = torch._softmax_backward_data(torch.bmm(g, self._v.mT), self._share, -1, g.dtype)
         torch.bmm(slope, self._k, out=d_q)
         torch.bmm(slope.mT, self._q, out=d_k)
         self._turn(d[:2], -1)
-        made = torch.empty(self._shape)
+        made = gradient.new_empty(self._shape)
         made.permute(2, 0, 3, 1, 4).copy_(d)
         return made.view(batch * context, -1)
 

@@ -1,8 +1,12 @@
-"""Loss and gradient of ladder models in float32, written out by hand: what an eager step costs is what it computes.
+"""Loss and gradient of ladder models, written out by hand: what an eager step costs is what it computes.
 
 The same arithmetic as `cptlib.runs.ladder` under autograd. Written out, gradients are added in place by the matrix
 products that make them, tensors that autograd would make and throw away are never made, and query, key and value (gate
 and up) are one product each. Shapes and names as in that module; n is a normed activation without its weight.
+
+In bfloat16, products take rounded copies of the weights, made once a step; what enters a product or leaves one is
+bfloat16, and with it attention and gates. Weights, the residual stream, norms, the loss and the sums of gradients are
+float32.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ def loss_and_gradient(
     model: ModelSpec,
     positions: Positions,
     parameters: dict[str, torch.Tensor],
+    factors: dict[str, torch.Tensor],
     gradients: dict[str, torch.Tensor],
     x_BT: torch.Tensor,
     y_BT: torch.Tensor,
@@ -53,17 +58,20 @@ def loss_and_gradient(
     ----------
     model : ModelSpec
     positions : Positions
-        Those of the model.
+        Those of the model, in the precision of `factors`.
     parameters, gradients : dict
-        As `ladder.shapes` has them, or with a leading axis K; and what `fused` makes of them.
+        As `ladder.shapes` has them, or with a leading axis K, in float32; and what `fused` makes of them.
+    factors : dict
+        The same matrices as products take them: the parameters themselves, or bfloat16 copies.
     x_BT, y_BT : Tensor of int64, (B, T) or (K, B, T)
     scale : float
     """
-    p, g, shape = parameters, gradients, Shape.of(model)
+    p, m, g, shape = parameters, factors, gradients, Shape.of(model)
     lead, (batch, context) = x_BT.shape[:-2], x_BT.shape[-2:]
     split = (-1, context, 3, shape.heads, model.width // shape.heads)
     flat = (*lead, batch * context)
     embedding = p["model.embed_tokens.weight"]
+    output = m["model.embed_tokens.weight"]
     rows = x_BT.flatten(-2)
     if lead:
         rows = rows + embedding.shape[-2] * torch.arange(lead[0], device=rows.device)[:, None]
@@ -72,38 +80,40 @@ def loss_and_gradient(
     for i in range(shape.layers):
         layer = f"model.layers.{i}."
         n1, inverse1 = _normed(h)
-        a1 = n1 * _row(p[f"{layer}input_layernorm.weight"])
-        attended = attention((a1 @ p[f"{layer}qkv"].mT).view(split), positions)
+        a1 = (n1 * _row(p[f"{layer}input_layernorm.weight"])).to(output.dtype)
+        attended = attention((a1 @ m[f"{layer}qkv"].mT).view(split), positions)
         o = attended.output.view(h.shape)
-        h = h + o @ p[f"{layer}self_attn.o_proj.weight"].mT
+        h = h + o @ m[f"{layer}self_attn.o_proj.weight"].mT
         n2, inverse2 = _normed(h)
-        a2 = n2 * _row(p[f"{layer}post_attention_layernorm.weight"])
-        gate, up = (a2 @ p[f"{layer}gate_up"].mT).chunk(2, -1)
+        a2 = (n2 * _row(p[f"{layer}post_attention_layernorm.weight"])).to(output.dtype)
+        gate, up = (a2 @ m[f"{layer}gate_up"].mT).chunk(2, -1)
         open_gate = functional.silu(gate)
         s = open_gate * up
-        h = h + s @ p[f"{layer}mlp.down_proj.weight"].mT
+        h = h + s @ m[f"{layer}mlp.down_proj.weight"].mT
         kept.append((layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s))
     n, inverse = _normed(h)
-    a = n * _row(p["model.norm.weight"])
-    loss, da = _output(a, embedding, g["model.embed_tokens.weight"], y_BT.flatten(-2), scale)
+    a = (n * _row(p["model.norm.weight"])).to(output.dtype)
+    loss, da = _output(a, output, g["model.embed_tokens.weight"], y_BT.flatten(-2), scale)
     dh = _normed_back(da, n, inverse, p["model.norm.weight"], g["model.norm.weight"], torch.zeros_like(h))
     while kept:
         layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s = kept.pop()
-        _add(g[f"{layer}mlp.down_proj.weight"], dh, s)
-        ds = dh @ p[f"{layer}mlp.down_proj.weight"]
-        d = torch.empty(*flat, 2 * shape.feed_forward, device=h.device)
+        d_out = dh.to(output.dtype)
+        _add(g[f"{layer}mlp.down_proj.weight"], d_out, s)
+        ds = d_out @ m[f"{layer}mlp.down_proj.weight"]
+        d = torch.empty(*flat, 2 * shape.feed_forward, dtype=output.dtype, device=h.device)
         d_gate, d_up = d.chunk(2, -1)
         torch.mul(ds, open_gate, out=d_up)
         torch.ops.aten.silu_backward.grad_input(ds.mul_(up), gate, grad_input=d_gate)
         _add(g[f"{layer}gate_up"], d, a2)
         name = f"{layer}post_attention_layernorm.weight"
-        dh = _normed_back(d @ p[f"{layer}gate_up"], n2, inverse2, p[name], g[name], dh)
-        _add(g[f"{layer}self_attn.o_proj.weight"], dh, o)
-        d = attended.back((dh @ p[f"{layer}self_attn.o_proj.weight"]).view(-1, model.width))
+        dh = _normed_back(d @ m[f"{layer}gate_up"], n2, inverse2, p[name], g[name], dh)
+        d_out = dh.to(output.dtype)
+        _add(g[f"{layer}self_attn.o_proj.weight"], d_out, o)
+        d = attended.back((d_out @ m[f"{layer}self_attn.o_proj.weight"]).view(-1, model.width))
         d = d.view(*flat, 3 * model.width)
         _add(g[f"{layer}qkv"], d, a1)
         name = f"{layer}input_layernorm.weight"
-        dh = _normed_back(d @ p[f"{layer}qkv"], n1, inverse1, p[name], g[name], dh)
+        dh = _normed_back(d @ m[f"{layer}qkv"], n1, inverse1, p[name], g[name], dh)
     if lead:
         for k in range(lead[0]):
             g["model.embed_tokens.weight"][k].index_add_(0, x_BT[k].flatten(), dh[k])
@@ -124,6 +134,7 @@ def _normed(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _normed_back(da, n, inverse, weight, gradient, dh) -> torch.Tensor:
     """Add the gradient that comes through a norm to `dh`; `da` is used up."""
+    da = da.float()
     t = da * n
     gradient += t.sum(-2)
     mean = (t @ weight.unsqueeze(-1)).div_(n.shape[-1])
@@ -132,7 +143,9 @@ def _normed_back(da, n, inverse, weight, gradient, dh) -> torch.Tensor:
 
 def _add(gradient: torch.Tensor, d: torch.Tensor, a: torch.Tensor) -> None:
     """Add d^T a, the gradient of a matrix that was applied to `a`."""
-    if d.ndim == 2:
+    if d.dtype != gradient.dtype:
+        gradient += d.mT @ a
+    elif d.ndim == 2:
         gradient.addmm_(d.t(), a)
     else:
         gradient.baddbmm_(d.mT, a)
@@ -141,16 +154,17 @@ def _add(gradient: torch.Tensor, d: torch.Tensor, a: torch.Tensor) -> None:
 def _output(a, output, gradient, targets, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss after the output matrix, whose gradient is added to `gradient`, and the gradient of `a`."""
     da = torch.empty_like(a)
-    loss = torch.zeros(a.shape[:-2], device=a.device)
+    loss = torch.zeros(a.shape[:-2], device=a.device)  # in float32
     for first in range(0, a.shape[-2], LOGIT_ROWS):
         rows, y = a[..., first : first + LOGIT_ROWS, :], targets[..., first : first + LOGIT_ROWS, None]
-        logits = rows @ output.mT
+        logits = (rows @ output.mT).float()
         logits -= logits.amax(-1, keepdim=True)
         right = logits.gather(-1, y)
         mass = logits.exp_().sum(-1, keepdim=True)
         loss += (mass.log() - right).sum((-2, -1)) * scale
         slope = logits.mul_(scale / mass)  # softmax, less one at the target
         slope.scatter_add_(-1, y, slope.new_full(y.shape, -scale))
+        slope = slope.to(output.dtype)
         da[..., first : first + LOGIT_ROWS, :] = slope @ output
         _add(gradient, slope, rows)
     return loss, da

@@ -135,13 +135,17 @@ class LadderRuns(Learner):
         if self._by_hand:
             self._weights |= ladder_gradient.fused(self._weights)
             self._sums = [views | ladder_gradient.fused(views) for views in self._sums]
+            # weights as products take them: the same, or rounded copies that are made anew before each step
+            self._rounded = self._flat if first.precision == "fp32" else self._flat.bfloat16()
+            self._factors = self._views(self._rounded)
+            self._factors |= ladder_gradient.fused(self._factors)
         else:
             self._leaves = _leaves(self._weights, *self._sums)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)  # moments
         self._step = torch.zeros((), device=self.device)
         decay = first.optimizer.weight_decay
         self._halves = ((slice(None, matrices), decay), (slice(matrices, None), 0.0))
-        self._positions = Positions(first.model, self.device)
+        self._positions = Positions(first.model, self.device, self._rounded.dtype if self._by_hand else torch.float32)
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Named parts of vectors (K, P); of one run, without the axis."""
@@ -174,7 +178,8 @@ class LadderRuns(Learner):
     def _add_gradient(self, hand: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
         """Scaled losses (K,) of a part of the batch, whose gradients are added to those of a thread."""
         if self._by_hand:
-            batch, tensors = self._batch(x_KBT, y_KBT), (self._positions, self._weights, self._sums[hand])
+            batch = self._batch(x_KBT, y_KBT)
+            tensors = (self._positions, self._weights, self._factors, self._sums[hand])
             with torch.no_grad():
                 return ladder_gradient.loss_and_gradient(self.specs[0].model, *tensors, *batch, scale).view(-1)
         losses = self._loss_sum(self._leaves, x_KBT, y_KBT) * scale
@@ -193,6 +198,8 @@ class LadderRuns(Learner):
                 losses += self._add_gradient(hand, x_KBT[:, part], y_KBT[:, part], scale)
             return losses
 
+        if self._by_hand and self._rounded is not self._flat:
+            self._rounded.copy_(self._flat)
         made = self._crew(work, self._shares(inputs.shape[1]))
         gradient = self._gradients[0]
         for other in self._gradients[1 : len(made)]:

@@ -76,32 +76,63 @@ def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size
         assert (both[name].grad[1] - p.grad).norm() < 1e-5 * scale, name
 
 
+class Written:
+    """A model with the gradients that are written out, laid out as the learner does."""
+
+    def __init__(self, width, context, vocab_size, runs, spread=0.2):
+        generator = torch.Generator().manual_seed(1)
+        self.model, self.lead = ModelSpec(width, context), () if runs == 1 else (runs,)
+        self.shapes = ladder.shapes(self.model, vocab_size)
+        self.ordered = sorted(self.shapes, key=lambda name: -len(self.shapes[name]))  # matrices first
+        self.sizes = [int(np.prod(self.shapes[name])) for name in self.ordered]
+        self.flat = spread * torch.randn(*self.lead, sum(self.sizes), generator=generator)
+        self.before = torch.randn(*self.lead, sum(self.sizes), generator=generator)  # it is added to
+        windows = torch.randint(vocab_size, (*self.lead, 5, context + 1), generator=generator)
+        self.batch = windows[..., :-1], windows[..., 1:]
+
+    def views(self, flat):
+        parts = flat.split(self.sizes, -1)
+        return {n: v.view(*self.lead, *self.shapes[n]) for n, v in zip(self.ordered, parts, strict=True)}
+
+    def by_hand(self, dtype):
+        """Losses, and what was added to the gradients."""
+        gradient = self.before.clone()
+        weights, factors, sums = (self.views(t) for t in (self.flat, self.flat.to(dtype), gradient))
+        both = (views | fused(views) for views in (weights, factors, sums))
+        with torch.no_grad():
+            made = loss_and_gradient(self.model, Positions(self.model, "cpu", dtype), *both, *self.batch, scale=1 / 50)
+        return made, self.views(gradient - self.before)
+
+    def by_autograd(self, precision):
+        leaves = {name: weight.clone().requires_grad_() for name, weight in self.views(self.flat).items()}
+        turn = ladder.rotation(self.model, "cpu")
+        made = ladder.loss_sum(self.model, precision, False, turn, leaves, *self.batch) / 50
+        made.sum().backward()
+        return made.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+
+
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize(("width", "context", "vocab_size"), [*SHAPES, (32, SHORT + 2, 50)])
 def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs):
-    model, generator = ModelSpec(width, context), torch.Generator().manual_seed(1)
-    lead, shapes = () if runs == 1 else (runs,), ladder.shapes(model, vocab_size)
-    ordered = sorted(shapes, key=lambda name: -len(shapes[name]))  # matrices first, as the learner lays them out
-    sizes = [int(np.prod(shapes[name])) for name in ordered]
-
-    def views(flat):
-        return {n: v.view(*lead, *shapes[n]) for n, v in zip(ordered, flat.split(sizes, -1), strict=True)}
-
-    flat = 0.2 * torch.randn(*lead, sum(sizes), generator=generator)
-    gradient = torch.randn(*lead, sum(sizes), generator=generator)  # it is added to
-    weights, sums, before = views(flat), views(gradient), gradient.clone()
-    windows = torch.randint(vocab_size, (*lead, 5, context + 1), generator=generator)
-    x_BT, y_BT, turn = windows[..., :-1], windows[..., 1:], ladder.rotation(model, "cpu")
-    leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
-    expected = ladder.loss_sum(model, "fp32", False, turn, leaves, x_BT, y_BT) / 50
-    expected.sum().backward()
-    with torch.no_grad():
-        made = loss_and_gradient(
-            model, Positions(model, "cpu"), weights | fused(weights), sums | fused(sums), x_BT, y_BT, scale=1 / 50
-        )  # fmt: skip
+    written = Written(width, context, vocab_size, runs)
+    (made, changes), (expected, gradients) = written.by_hand(torch.float32), written.by_autograd("fp32")
     assert torch.allclose(made, expected, rtol=1e-5)
-    for name, change in views(gradient - before).items():
-        assert (change - leaves[name].grad).norm() < 2e-5 * leaves[name].grad.norm() + 1e-4, name
+    for name, change in changes.items():
+        assert (change - gradients[name]).norm() < 2e-5 * gradients[name].norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize(("width", "context", "vocab_size"), [(64, 128, 300), (96, 32, 64), (32, SHORT + 2, 50)])
+def test_bfloat16_by_hand_errs_no_more_than_autocast(width, context, vocab_size, runs):
+    written = Written(width, context, vocab_size, runs, spread=0.06)
+    written.before.zero_()  # its own rounding would hide small gradients
+    exact, gradients = written.by_autograd("fp32")
+    (made, changes), (loss, autocast) = written.by_hand(torch.bfloat16), written.by_autograd("bf16")
+    # the rounding is there, and is that of the peer: of the loss, and of each gradient
+    assert (made / exact - 1).abs().max() < 2e-4 and (loss / exact - 1).abs().max() < 2e-4
+    for name, gradient in gradients.items():
+        error, peer = ((part[name] - gradient).norm() / gradient.norm() for part in (changes, autocast))
+        assert 1e-4 < error < 1.25 * peer, name
 
 
 def test_a_run_is_that_of_the_transformers_model_within_rounding(tiny):
