@@ -19,7 +19,7 @@ from cptlib.runs.spec import AdamW, Schedule
 from cptlib.runs.store import Store
 from cptlib.runs.sweep import SweepError, sweep, to_train
 from cptlib.runs.train import Engine
-from cptlib.runs.verify import verify
+from cptlib.runs.verify import _compare, _Spread, verify
 
 CPU = Engine(device="cpu")
 DIVERGES = AdamW(weight_decay=1e32)
@@ -164,12 +164,14 @@ def test_a_killed_sweep_takes_its_workers_along_and_ends_with_the_same_records(
 
 def test_verify_agrees_with_what_was_trained_and_not_with_what_was_altered(tiny, family):
     base, a, b = family
-    run([a, b, tiny(start=tiny(seed=8), weights={"rules": 1})])
+    others = [tiny(start=tiny(seed=s), weights={"rules": 1}) for s in (8, 9, 10)]
+    run([a, b, *others])
     rows = verify("demo", 9, executor=Here())
-    assert {row["id"] for row in rows} >= {a.id, b.id} and len(rows) == 3  # no base is a sample of its own
+    assert {row["id"] for row in rows} == {a.id, b.id, *(o.id for o in others)}  # no base is a sample of its own
     assert all(row["agrees"] and row["largest_difference"] == 0 and row["points"] == 6 for row in rows)
     (row,) = [row for row in rows if row["id"] == b.id]
-    assert row["seed_spread"] > 0  # b's arm has one seed, its base's arm two
+    # b's arm has one seed: the bases tell, and a with the others
+    assert row["seed_spread"] > 0 and row["degrees_of_freedom"] == 3 + 3
     honest = Store("demo").load()[b.id]
     lower = [e | {"loss": e["loss"] - 2 * row["allowed"]} for e in honest.evaluations]
     Store("demo").append(altered(honest, checksum=True, evaluations=lower))
@@ -179,16 +181,35 @@ def test_verify_agrees_with_what_was_trained_and_not_with_what_was_altered(tiny,
     assert verify("demo", 1, seed=4, executor=Here())[0]["id"] in by_id
 
 
+def test_verify_tells_another_draw_from_a_wrong_record(tiny):
+    """A run of another seed in a record's place agrees, save one in a hundred; far off it does not."""
+    specs = [tiny(seed=s) for s in range(12)]
+    run(specs)
+    agree = 0
+    kept = Store("demo").load()
+    drawn = dict(zip((s.id for s in specs), kept.values(), strict=True))
+    for one, other in zip(specs, [*specs[1:], specs[0]], strict=True):
+        spread = _Spread(kept[one.id], kept)
+        row = _compare(kept[one.id], drawn[other.id], spread)
+        assert row["degrees_of_freedom"] == 10
+        agree += row["agrees"]
+        far = altered(drawn[other.id], True, evaluations=[
+            e | {"loss": e["loss"] + 2 * row["allowed"]} for e in drawn[other.id].evaluations
+        ])  # fmt: skip
+        assert not _compare(kept[one.id], far, spread)["agrees"]
+    assert agree >= 11
+
+
 def test_the_spread_between_seeds_is_allowed(tiny):
     """With seeds that differ by more than platforms do, a difference of a third of that is no disagreement."""
-    specs = [tiny(seed=s, schedule=Schedule("constant", 3e-2)) for s in range(4)]
+    specs = [tiny(seed=s, schedule=Schedule("constant", 3e-2)) for s in range(6)]
     run(specs)
     one = Store("demo").load()[specs[0].id]
-    (row,) = [r for r in verify("demo", 4, executor=Here()) if r["id"] == one.id]
+    (row,) = [r for r in verify("demo", 6, executor=Here()) if r["id"] == one.id]
     assert row["seed_spread"] > 0 and row["allowed"] >= row["seed_spread"]
     shifted = [e | {"loss": e["loss"] - 0.9 * row["allowed"]} for e in one.evaluations]
     Store("demo").append(altered(one, checksum=True, evaluations=shifted))
-    (row,) = [r for r in verify("demo", 4, executor=Here()) if r["id"] == one.id]
+    (row,) = [r for r in verify("demo", 6, executor=Here()) if r["id"] == one.id]
     assert row["agrees"] and row["largest_difference"] > 0
 
 
