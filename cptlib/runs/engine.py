@@ -10,6 +10,9 @@ from cptlib.runs.spec import ModelSpec, RunSpec
 CACHED_VALUES = 2**16
 """Tokens times width that go through ladder models at a time, for each CPU thread: what they leave stays near it."""
 
+CACHED_HALVES = 2**18
+"""The same in bfloat16, whose products are fast enough for adding up gradients after each part to cost more."""
+
 OWN_VALUES = 2**17
 """Tokens times width of a thread in a step from which it is faster with sequences than with parts of operations."""
 
@@ -106,7 +109,8 @@ class Engine:
             return min(self.micro_batch // hands, sequences)
         if not self.side_by_side(spec) or not self.resolved_device().startswith("cpu"):
             return sequences
-        near = CACHED_VALUES * self.threads // hands // (spec.model.width * spec.model.context * runs)
+        cached = CACHED_VALUES if spec.precision == "fp32" else CACHED_HALVES
+        near = cached * self.threads // hands // (spec.model.width * spec.model.context * runs)
         at_most = max(1, min(sequences, near))
         # equal parts, where that is possible without tiny ones: each shape would be compiled
         return max((n for n in range(-(-at_most // 2), at_most + 1) if sequences % n == 0), default=at_most)

@@ -15,7 +15,8 @@ from cptlib.runs.ladder import rotation, turned
 if TYPE_CHECKING:
     from cptlib.runs.spec import ModelSpec
 
-SHORT = 256  # tokens up to which whole squares of scores are faster on a CPU than its fused kernel
+SHORT = 256  # tokens up to which scores as matrices are faster on a CPU than its fused kernel
+BLOCK = 64  # queries whose scores are one matrix: fewer waste less on what comes after them, in smaller products
 
 
 class Positions:
@@ -53,7 +54,7 @@ def attention(heads: torch.Tensor, positions: Positions) -> _Squares | _Kernel:
 
 
 class _Squares:
-    """Batched products, one matrix a sequence and head."""
+    """Batched products, one matrix a sequence and head; of the keys, blocks of queries see those up to their last."""
 
     def __init__(self, heads: torch.Tensor, positions: Positions) -> None:
         self._shape = (batch, context, _, count, head) = heads.shape
@@ -64,10 +65,16 @@ class _Squares:
         packed.copy_(heads.permute(2, 0, 3, 1, 4))
         self._turn(packed[:2], 1)
         self._q, self._k, self._v = packed.flatten(1, 2).unbind(0)
-        scores = torch.bmm(self._q, self._k.mT).add_(positions.mask[:context, :context])
-        self._share = torch.softmax(scores, -1)
-        made = torch.bmm(self._share, self._v).view(self._beside[1:])
-        self.output = made.transpose(1, 2).reshape(batch * context, count * head)
+        # the last block first: what its way back leaves for the keys of all, the others add to
+        self._blocks = [slice(a, min(a + BLOCK, context)) for a in range(0, context, BLOCK)][::-1]
+        self._shares = []
+        made = torch.empty_like(self._q)
+        for rows in self._blocks:
+            scores = torch.bmm(self._q[:, rows], self._k[:, : rows.stop].mT)
+            scores[..., rows].add_(positions.mask[: rows.stop - rows.start, : rows.stop - rows.start])
+            self._shares.append(torch.softmax(scores, -1))
+            torch.bmm(self._shares[-1], self._v[:, : rows.stop], out=made[:, rows])
+        self.output = made.view(self._beside[1:]).transpose(1, 2).reshape(batch * context, count * head)
 
     def back(self, gradient: torch.Tensor) -> torch.Tensor:
         """Gradient of queries, keys and values, (N, 3 D), from that of the output, (N, D)."""
@@ -75,10 +82,17 @@ class _Squares:
         g = gradient.view(batch, context, count, head).transpose(1, 2).reshape(-1, context, head)
         d = gradient.new_empty(self._beside)
         d_q, d_k, d_v = d.flatten(1, 2).unbind(0)
-        torch.bmm(self._share.mT, g, out=d_v)
-        slope = torch._softmax_backward_data(torch.bmm(g, self._v.mT), self._share, -1, g.dtype)
-        torch.bmm(slope, self._k, out=d_q)
-        torch.bmm(slope.mT, self._q, out=d_k)
+        for rows, share in zip(self._blocks, self._shares, strict=True):
+            seen = slice(rows.stop)
+            slope = torch.bmm(g[:, rows], self._v[:, seen].mT)
+            slope = torch._softmax_backward_data(slope, share, -1, slope.dtype)
+            torch.bmm(slope, self._k[:, seen], out=d_q[:, rows])
+            if rows.stop == context:
+                torch.bmm(share.mT, g[:, rows], out=d_v)
+                torch.bmm(slope.mT, self._q[:, rows], out=d_k)
+            else:
+                d_v[:, seen].baddbmm_(share.mT, g[:, rows])
+                d_k[:, seen].baddbmm_(slope.mT, self._q[:, rows])
         self._turn(d[:2], -1)
         made = gradient.new_empty(self._shape)
         made.permute(2, 0, 3, 1, 4).copy_(d)

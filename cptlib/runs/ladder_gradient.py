@@ -157,12 +157,11 @@ def _output(a, output, gradient, targets, scale: float) -> tuple[torch.Tensor, t
     loss = torch.zeros(a.shape[:-2], device=a.device)  # in float32
     for first in range(0, a.shape[-2], LOGIT_ROWS):
         rows, y = a[..., first : first + LOGIT_ROWS, :], targets[..., first : first + LOGIT_ROWS, None]
-        logits = (rows @ output.mT).float()
-        logits -= logits.amax(-1, keepdim=True)
-        right = logits.gather(-1, y)
-        mass = logits.exp_().sum(-1, keepdim=True)
-        loss += (mass.log() - right).sum((-2, -1)) * scale
-        slope = logits.mul_(scale / mass)  # softmax, less one at the target
+        logits = rows @ output.mT
+        slope = torch.softmax(logits, -1, dtype=torch.float32)
+        right, top = logits.gather(-1, y).float(), logits.amax(-1, keepdim=True).float()
+        loss += (top - slope.amax(-1, keepdim=True).log() - right).sum((-2, -1)) * scale
+        slope *= scale  # softmax, less one at the target
         slope.scatter_add_(-1, y, slope.new_full(y.shape, -scale))
         slope = slope.to(output.dtype)
         da[..., first : first + LOGIT_ROWS, :] = slope @ output

@@ -99,7 +99,7 @@ class Record:
     repeated : list of str
         Corpora seen more than 4 times over.
     seconds, tokens_per_second, mfu : float
-        Training only, evaluations not counted; utilisation of the measured matrix-product peak.
+        Training only, evaluations not counted; utilisation of the measured matrix-product peak in its precision.
     device, versions, revision, created : str
         Processor, software versions (JSON), code revision, time (UTC).
     criteria : str

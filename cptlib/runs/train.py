@@ -274,7 +274,7 @@ def _train(runs: list[_Run], engine: Engine) -> list[Result | LossError]:
         if made.main:
             checkpoints.remove(run.resume)
     made.close()
-    peak = matmul_peak(made.device, engine.threads) * made.world
+    peak = matmul_peak(made.device, engine.threads, first.precision) * made.world
     return [
         run.failure
         or Result(
@@ -333,17 +333,18 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-_PEAKS: dict[tuple[str, int], float] = {}
+_PEAKS: dict[tuple[str, int, str], float] = {}
 
 
-def matmul_peak(device: str, threads: int) -> float:
-    """Floating-point operations per second of a 1024-square float32 matrix product, measured once a process."""
+def matmul_peak(device: str, threads: int, precision: str = "fp32") -> float:
+    """Floating-point operations per second of a 1024-square matrix product in a precision, measured once a process."""
     import torch
 
-    if (device, threads) not in _PEAKS:
+    if (key := (device, threads, precision)) not in _PEAKS:
         torch.set_num_threads(threads)
         # a generator of its own: another thread may be drawing initial weights from the global one
         a = torch.randn(1024, 1024, device=device, generator=torch.Generator(device).manual_seed(0))
+        a = a.bfloat16() if precision == "bf16" else a
         best = np.inf
         for _ in range(5):
             begun = time.perf_counter()
@@ -352,5 +353,5 @@ def matmul_peak(device: str, threads: int) -> float:
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - begun)
-        _PEAKS[device, threads] = 2 * 2 * 1024**3 / best
-    return _PEAKS[device, threads]
+        _PEAKS[key] = 2 * 2 * 1024**3 / best
+    return _PEAKS[key]

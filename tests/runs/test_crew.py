@@ -123,5 +123,6 @@ def test_small_steps_and_what_is_not_written_out_are_left_to_the_threads_of_an_o
     shown = Evaluation(("plain",), 256)
     spec = tiny(model=ModelSpec(64, 32), tokens=2 * 4096, batch_tokens=4096, evaluation=shown)
     assert SHARED.hands(spec) == 2 and SHARED.hands(tiny()) == 1
-    assert SHARED.hands(spec.but(precision="bf16")) == Engine(device="cpu", threads=2, compiled=True).hands(spec) == 1
+    assert SHARED.hands(spec.but(precision="bf16")) == 2
+    assert Engine(device="cpu", threads=2, compiled=True).hands(spec) == 1
     assert Engine(device="cpu", threads=2, micro_batch=1).hands(spec) == 1  # one sequence at a time, as was asked
