@@ -2,9 +2,10 @@
 
 Both sides train the same bases and the same continuations of them, on the same sequences in the same order, on all
 cores. Ours is what `cptlib sweep dcpt --profile smoke` does: the start of its processes, the checkpoints of the bases,
-all evaluations and the records are in its time. `Trainer` has one process, warm before its clock runs, keeps its bases
-in memory and writes nothing; fp32, its faster precision at these sizes (see train.py). It evaluates where the sweep
-does, or, for comparison, nothing at all. Final losses on the text that each run saw most of are compared.
+all evaluations and the records are in its time; in float32, as the study is recorded, and in bf16. `Trainer` has one
+process, warm before its clock runs, keeps its bases in memory and writes nothing; fp32, its faster precision at these
+sizes (see train.py). It evaluates where the sweep does, or, for comparison, nothing at all. Final losses on the text
+that each run saw most of are compared.
 
     python benchmarks/sweep.py [--quick]
 """
@@ -30,7 +31,11 @@ from cptlib.studies.registry import grid
 
 RESULTS = OUT.with_name("sweep.json")
 # compiled is left out: in runs of seconds it does not repay its start
-VARIANTS = {"eager": Engine(device="cpu"), "eager, stacks of 4": Engine(device="cpu", stack=4)}
+VARIANTS = {
+    "fp32": (Engine(device="cpu"), "fp32"),
+    "fp32, stacks of 4": (Engine(device="cpu", stack=4), "fp32"),
+    "bf16": (Engine(device="cpu"), "bf16"),
+}
 PEERS = {"Trainer": True, "Trainer without evaluations": False}
 
 
@@ -52,14 +57,22 @@ def ours(runs: list[RunSpec], variant: str, cores: int) -> tuple[float, list[flo
     """(wall seconds, final losses on what each run saw most of) of a sweep that trains all runs anew."""
     from cptlib.runs.sweep import sweep
 
+    engine, precision = VARIANTS[variant]
+    runs = [in_precision(run, precision) for run in runs]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         made = sweep(
-            runs, "benchmark", "smoke", engine=VARIANTS[variant], workers=cores, fresh=True, records=Path(folder),
+            runs, "benchmark", "smoke", engine=engine, workers=cores, fresh=True, records=Path(folder),
             report=lambda line: None,
         )  # fmt: skip
         seconds = time.perf_counter() - begun
     return seconds, [_last(made[run.id].evaluations, run) for run in runs]
+
+
+def in_precision(run: RunSpec, precision: str) -> RunSpec:
+    """The run in a precision, its starts included."""
+    start = None if run.start is None else in_precision(run.start, precision)
+    return run.but(precision=precision, start=start)
 
 
 def _last(evaluations: list[dict], run: RunSpec) -> float:
@@ -89,6 +102,11 @@ def theirs(runs: list[RunSpec], threads: int, evaluate: bool) -> tuple[float, li
     return time.perf_counter() - begun, losses
 
 
+def _apart(found: list[np.ndarray]) -> dict[str, float]:
+    """Final losses less those of `Trainer`: the largest difference, and the mean, nats per token."""
+    return {"largest": float(np.abs(found).max()), "mean": float(np.mean(found))}
+
+
 def main() -> None:
     """Measure, print, write benchmarks/results/sweep.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,16 +114,14 @@ def main() -> None:
     quick, cores = parser.parse_args().quick, os.cpu_count() or 1
     runs = with_starts(grid("dcpt", "smoke").fixed())
     seconds: dict[str, list[float]] = {}
-    apart = []
+    apart: dict[str, list[np.ndarray]] = {}
     for _ in range(2 if quick else 5):
         made = {name: alone(theirs, runs, cores, evaluate) for name, evaluate in PEERS.items()}
         made |= {name: alone(ours, runs, name, cores) for name in VARIANTS}
         for name, (taken, losses) in made.items():
             seconds.setdefault(name, []).append(taken)
-            apart.append(float(np.abs(np.subtract(losses, made["Trainer"][1])).max()))
-            print(
-                f"{name}: {taken:.1f} s for {len(runs)} runs, largest difference of a loss {apart[-1]:.4f}", flush=True
-            )
+            apart.setdefault(name, []).append(np.subtract(losses, made["Trainer"][1]))
+            print(f"{name}: {taken:.1f} s for {len(runs)} runs, losses apart {_apart(apart[name][-1:])}", flush=True)
     best = min(VARIANTS, key=lambda name: np.median(seconds[name]))
     ratio = np.array(seconds["Trainer"]) / np.array(seconds[best])
     line = {
@@ -119,7 +135,7 @@ def main() -> None:
         "variant": best,
         "peer_variant": "Trainer fp32, one run after the other, evaluating as often",
         "all": {name: float(np.median(values)) for name, values in seconds.items()},
-        "largest_loss_difference": max(apart),
+        "loss_differences": {name: _apart(found) for name, found in apart.items() if name != "Trainer"},
         "device": processor(),
     }
     print(f"{line['metric']}: {line['ours']:.1f} ({best}), Trainer {line['peer']:.1f}: {line['ratio']:.2f} times")

@@ -204,20 +204,21 @@ def single(width: int, steps: int, repeats: int, threads: int) -> dict:
         "peer_variant": theirs,
         "mfu": median[mine] * training_flops_per_token(model, 1024) / peaks[precision],
         "all": median,
-        "profile": alone(profiled, spec(width, SKIPPED + 10, 0), threads, precision),
+        "profile": alone(profiled, spec(width, SKIPPED + 10, 0), precision),
         "final_loss": {name: [round(v, 4) for v in values] for name, values in losses.items()},
     }
 
 
-def profiled(run: RunSpec, threads: int, precision: str) -> dict[str, float]:
-    """Where the time of our eager loop goes in a precision: shares of the operations that take most of it.
+def profiled(run: RunSpec, precision: str) -> dict[str, float]:
+    """Where the time of one thread of our eager loop goes: shares of the operations that take most of it.
 
     The profiler costs time of its own, and more so for short operations.
     """
     import torch
 
+    _peak(1, precision)  # measured once a process: not while the profiler looks
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        ours(run, precision, threads)
+        ours(run, precision, 1)
     spent = {entry.key: entry.self_cpu_time_total for entry in seen.key_averages()}
     total = sum(spent.values())
     return {key: round(spent[key] / total, 3) for key in sorted(spent, key=spent.get, reverse=True)[:PROFILED]}
@@ -238,7 +239,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
     cores = os.cpu_count() or 1
-    plans = [(32, 120, 5), (64, 80, 5), (128, 40, 5), (208, 24, 5)]
+    plans = [(32, 120, 5), (64, 80, 5), (128, 40, 5), (208, 24, 5), (256, 20, 5)]
     if quick:
         plans = [(64, 50, 3), (128, 24, 3), (208, 15, 3)]
     results = []

@@ -67,40 +67,17 @@ def loss_and_gradient(
     scale : float
     """
     p, m, g, shape = parameters, factors, gradients, Shape.of(model)
-    lead, (batch, context) = x_BT.shape[:-2], x_BT.shape[-2:]
-    split = (-1, context, 3, shape.heads, model.width // shape.heads)
-    flat = (*lead, batch * context)
-    embedding = p["model.embed_tokens.weight"]
-    output = m["model.embed_tokens.weight"]
-    rows = x_BT.flatten(-2)
-    if lead:
-        rows = rows + embedding.shape[-2] * torch.arange(lead[0], device=rows.device)[:, None]
-    h = functional.embedding(rows, embedding.reshape(-1, model.width))
-    kept = []
-    for i in range(shape.layers):
-        layer = f"model.layers.{i}."
-        n1, inverse1 = _normed(h)
-        a1 = (n1 * _row(p[f"{layer}input_layernorm.weight"])).to(output.dtype)
-        attended = attention((a1 @ m[f"{layer}qkv"].mT).view(split), positions)
-        o = attended.output.view(h.shape)
-        h = h + o @ m[f"{layer}self_attn.o_proj.weight"].mT
-        n2, inverse2 = _normed(h)
-        a2 = (n2 * _row(p[f"{layer}post_attention_layernorm.weight"])).to(output.dtype)
-        gate, up = (a2 @ m[f"{layer}gate_up"].mT).chunk(2, -1)
-        open_gate = functional.silu(gate)
-        s = open_gate * up
-        h = h + s @ m[f"{layer}mlp.down_proj.weight"].mT
-        kept.append((layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s))
-    n, inverse = _normed(h)
-    a = (n * _row(p["model.norm.weight"])).to(output.dtype)
+    lead, flat = x_BT.shape[:-2], (*x_BT.shape[:-2], x_BT.shape[-2] * x_BT.shape[-1])
+    output, kept = m["model.embed_tokens.weight"], []
+    a, n, inverse = _forward(model, positions, p, m, x_BT, kept)
     loss, da = _output(a, output, g["model.embed_tokens.weight"], y_BT.flatten(-2), scale)
-    dh = _normed_back(da, n, inverse, p["model.norm.weight"], g["model.norm.weight"], torch.zeros_like(h))
+    dh = _normed_back(da, n, inverse, p["model.norm.weight"], g["model.norm.weight"], torch.zeros_like(n))
     while kept:
         layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s = kept.pop()
         d_out = dh.to(output.dtype)
         _add(g[f"{layer}mlp.down_proj.weight"], d_out, s)
         ds = d_out @ m[f"{layer}mlp.down_proj.weight"]
-        d = torch.empty(*flat, 2 * shape.feed_forward, dtype=output.dtype, device=h.device)
+        d = torch.empty(*flat, 2 * shape.feed_forward, dtype=output.dtype, device=n.device)
         d_gate, d_up = d.chunk(2, -1)
         torch.mul(ds, open_gate, out=d_up)
         torch.ops.aten.silu_backward.grad_input(ds.mul_(up), gate, grad_input=d_gate)
@@ -118,8 +95,52 @@ def loss_and_gradient(
         for k in range(lead[0]):
             g["model.embed_tokens.weight"][k].index_add_(0, x_BT[k].flatten(), dh[k])
     else:
-        g["model.embed_tokens.weight"].index_add_(0, rows, dh)
+        g["model.embed_tokens.weight"].index_add_(0, x_BT.flatten(), dh)
     return loss
+
+
+def loss_sum(
+    model: ModelSpec,
+    positions: Positions,
+    parameters: dict[str, torch.Tensor],
+    factors: dict[str, torch.Tensor],
+    x_BT: torch.Tensor,
+    y_BT: torch.Tensor,
+) -> torch.Tensor:
+    """The loss alone, summed; arguments as in `loss_and_gradient`."""
+    a, *_ = _forward(model, positions, parameters, factors, x_BT)
+    total, targets = torch.zeros(a.shape[:-2], device=a.device), y_BT.flatten(-2)
+    for first in range(0, a.shape[-2], LOGIT_ROWS):
+        rows, y = a[..., first : first + LOGIT_ROWS, :], targets[..., first : first + LOGIT_ROWS, None]
+        total += _cross_entropy(rows @ factors["model.embed_tokens.weight"].mT, y)[0]
+    return total
+
+
+def _forward(model, positions, p, m, x_BT, kept: list | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the output matrix is applied to, its norm and what that divided by; what the way back needs is kept."""
+    shape, dtype = Shape.of(model), m["model.embed_tokens.weight"].dtype
+    split = (-1, x_BT.shape[-1], 3, shape.heads, model.width // shape.heads)
+    embedding, rows = p["model.embed_tokens.weight"], x_BT.flatten(-2)
+    if x_BT.ndim == 3:
+        rows = rows + embedding.shape[-2] * torch.arange(len(x_BT), device=rows.device)[:, None]
+    h = functional.embedding(rows, embedding.reshape(-1, model.width))
+    for i in range(shape.layers):
+        layer = f"model.layers.{i}."
+        n1, inverse1 = _normed(h)
+        a1 = (n1 * _row(p[f"{layer}input_layernorm.weight"])).to(dtype)
+        attended = attention((a1 @ m[f"{layer}qkv"].mT).view(split), positions)
+        o = attended.output.view(h.shape)
+        h = h + o @ m[f"{layer}self_attn.o_proj.weight"].mT
+        n2, inverse2 = _normed(h)
+        a2 = (n2 * _row(p[f"{layer}post_attention_layernorm.weight"])).to(dtype)
+        gate, up = (a2 @ m[f"{layer}gate_up"].mT).chunk(2, -1)
+        open_gate = functional.silu(gate)
+        s = open_gate * up
+        h = h + s @ m[f"{layer}mlp.down_proj.weight"].mT
+        if kept is not None:
+            kept.append((layer, n1, inverse1, a1, attended, o, n2, inverse2, a2, gate, up, open_gate, s))
+    n, inverse = _normed(h)
+    return (n * _row(p["model.norm.weight"])).to(dtype), n, inverse
 
 
 def _row(weight: torch.Tensor) -> torch.Tensor:
@@ -157,13 +178,18 @@ def _output(a, output, gradient, targets, scale: float) -> tuple[torch.Tensor, t
     loss = torch.zeros(a.shape[:-2], device=a.device)  # in float32
     for first in range(0, a.shape[-2], LOGIT_ROWS):
         rows, y = a[..., first : first + LOGIT_ROWS, :], targets[..., first : first + LOGIT_ROWS, None]
-        logits = rows @ output.mT
-        slope = torch.softmax(logits, -1, dtype=torch.float32)
-        right, top = logits.gather(-1, y).float(), logits.amax(-1, keepdim=True).float()
-        loss += (top - slope.amax(-1, keepdim=True).log() - right).sum((-2, -1)) * scale
+        lost, slope = _cross_entropy(rows @ output.mT, y)
+        loss += lost * scale
         slope *= scale  # softmax, less one at the target
         slope.scatter_add_(-1, y, slope.new_full(y.shape, -scale))
         slope = slope.to(output.dtype)
         da[..., first : first + LOGIT_ROWS, :] = slope @ output
         _add(gradient, slope, rows)
     return loss, da
+
+
+def _cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy, and the softmax; in float32."""
+    share = torch.softmax(logits, -1, dtype=torch.float32)
+    right, top = logits.gather(-1, y).float(), logits.amax(-1, keepdim=True).float()
+    return (top - share.amax(-1, keepdim=True).log() - right).sum((-2, -1)), share

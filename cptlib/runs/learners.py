@@ -175,6 +175,17 @@ class LadderRuns(Learner):
         batch = self._batch(x_KBT, y_KBT)
         return function(first.model, first.precision, not compiled, self._positions.turn, parameters, *batch).view(-1)
 
+    def _loss(self, x_KBT: torch.Tensor, y_KBT: torch.Tensor) -> torch.Tensor:
+        if not self._by_hand:
+            return self._loss_sum(self._weights, x_KBT, y_KBT)
+        tensors = (self._positions, self._weights, self._factors)
+        return ladder_gradient.loss_sum(self.specs[0].model, *tensors, *self._batch(x_KBT, y_KBT)).view(-1)
+
+    def _round(self) -> None:
+        """Weights as products take them, after a change of the weights."""
+        if self._by_hand and self._rounded is not self._flat:
+            self._rounded.copy_(self._flat)
+
     def _add_gradient(self, hand: int, x_KBT: torch.Tensor, y_KBT: torch.Tensor, scale: float) -> torch.Tensor:
         """Scaled losses (K,) of a part of the batch, whose gradients are added to those of a thread."""
         if self._by_hand:
@@ -198,8 +209,7 @@ class LadderRuns(Learner):
                 losses += self._add_gradient(hand, x_KBT[:, part], y_KBT[:, part], scale)
             return losses
 
-        if self._by_hand and self._rounded is not self._flat:
-            self._rounded.copy_(self._flat)
+        self._round()
         made = self._crew(work, self._shares(inputs.shape[1]))
         gradient = self._gradients[0]
         for other in self._gradients[1 : len(made)]:
@@ -229,9 +239,10 @@ class LadderRuns(Learner):
             total = torch.zeros(len(self.specs), dtype=torch.float64, device=self.device)
             with torch.no_grad():
                 for part in share[1]:
-                    total += self._loss_sum(self._weights, x_KBT[:, part], y_KBT[:, part])
+                    total += self._loss(x_KBT[:, part], y_KBT[:, part])
             return total
 
+        self._round()
         return sum(self._crew(work, self._shares(len(inputs)))).cpu().numpy()
 
     def state(self, k):

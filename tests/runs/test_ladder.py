@@ -11,7 +11,7 @@ from cptlib.errors import CptError
 from cptlib.runs import checkpoints, ladder
 from cptlib.runs.engine import Engine
 from cptlib.runs.ladder_attention import SHORT, Positions
-from cptlib.runs.ladder_gradient import fused, loss_and_gradient
+from cptlib.runs.ladder_gradient import fused, loss_and_gradient, loss_sum
 from cptlib.runs.models import build
 from cptlib.runs.spec import AdamW, Evaluation, Lora, ModelSpec, Schedule
 from cptlib.runs.store import Store
@@ -95,13 +95,14 @@ class Written:
         return {n: v.view(*self.lead, *self.shapes[n]) for n, v in zip(self.ordered, parts, strict=True)}
 
     def by_hand(self, dtype):
-        """Losses, and what was added to the gradients."""
+        """Losses, the same without gradients, and what was added to the gradients."""
         gradient = self.before.clone()
         weights, factors, sums = (self.views(t) for t in (self.flat, self.flat.to(dtype), gradient))
-        both = (views | fused(views) for views in (weights, factors, sums))
+        weights, factors, sums = (views | fused(views) for views in (weights, factors, sums))
+        model = (self.model, Positions(self.model, "cpu", dtype), weights, factors)
         with torch.no_grad():
-            made = loss_and_gradient(self.model, Positions(self.model, "cpu", dtype), *both, *self.batch, scale=1 / 50)
-        return made, self.views(gradient - self.before)
+            made = loss_and_gradient(*model, sums, *self.batch, scale=1 / 50)
+            return made, loss_sum(*model, *self.batch) / 50, self.views(gradient - self.before)
 
     def by_autograd(self, precision):
         leaves = {name: weight.clone().requires_grad_() for name, weight in self.views(self.flat).items()}
@@ -115,8 +116,8 @@ class Written:
 @pytest.mark.parametrize(("width", "context", "vocab_size"), [*SHAPES, (32, SHORT + 2, 50)])
 def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs):
     written = Written(width, context, vocab_size, runs)
-    (made, changes), (expected, gradients) = written.by_hand(torch.float32), written.by_autograd("fp32")
-    assert torch.allclose(made, expected, rtol=1e-5)
+    (made, alone, changes), (expected, gradients) = written.by_hand(torch.float32), written.by_autograd("fp32")
+    assert torch.allclose(made, expected, rtol=1e-5) and torch.allclose(alone, expected, rtol=1e-5)
     for name, change in changes.items():
         assert (change - gradients[name]).norm() < 2e-5 * gradients[name].norm() + 1e-4, name
 
@@ -127,9 +128,9 @@ def test_bfloat16_by_hand_errs_no_more_than_autocast(width, context, vocab_size,
     written = Written(width, context, vocab_size, runs, spread=0.06)
     written.before.zero_()  # its own rounding would hide small gradients
     exact, gradients = written.by_autograd("fp32")
-    (made, changes), (loss, autocast) = written.by_hand(torch.bfloat16), written.by_autograd("bf16")
+    (made, alone, changes), (loss, autocast) = written.by_hand(torch.bfloat16), written.by_autograd("bf16")
     # the rounding is there, and is that of the peer: of the loss, and of each gradient
-    assert (made / exact - 1).abs().max() < 2e-4 and (loss / exact - 1).abs().max() < 2e-4
+    assert all((value / exact - 1).abs().max() < 2e-4 for value in (made, alone, loss))
     for name, gradient in gradients.items():
         error, peer = ((part[name] - gradient).norm() / gradient.norm() for part in (changes, autocast))
         assert 1e-4 < error < 1.25 * peer, name
