@@ -2,10 +2,10 @@
 
 Both sides train the same bases and the same continuations of them, on the same sequences in the same order, on all
 cores. Ours is what `cptlib sweep dcpt --profile smoke` does: the start of its processes, the checkpoints of the bases,
-all evaluations and the records are in its time; in float32, as the study is recorded, and in bf16. `Trainer` has one
-process, warm before its clock runs, keeps its bases in memory and writes nothing; fp32, its faster precision at these
-sizes (see train.py). It evaluates where the sweep does, or, for comparison, nothing at all. Final losses on the text
-that each run saw most of are compared.
+all evaluations and the records are in its time. `Trainer` has one process, warm before its clock runs, keeps its bases
+in memory and writes nothing. Both are in fp32: the precision of the study, and `Trainer`'s faster one at these sizes
+(see train.py). It evaluates where the sweep does, or, for comparison, nothing at all. Final losses on the text that
+each run saw most of are compared.
 
     python benchmarks/sweep.py [--quick]
 """
@@ -31,11 +31,7 @@ from cptlib.studies.registry import grid
 
 RESULTS = OUT.with_name("sweep.json")
 # compiled is left out: in runs of seconds it does not repay its start
-VARIANTS = {
-    "fp32": (Engine(device="cpu"), "fp32"),
-    "fp32, stacks of 4": (Engine(device="cpu", stack=4), "fp32"),
-    "bf16": (Engine(device="cpu"), "bf16"),
-}
+VARIANTS = {"eager": Engine(device="cpu"), "eager, stacks of 4": Engine(device="cpu", stack=4)}
 PEERS = {"Trainer": True, "Trainer without evaluations": False}
 
 
@@ -57,22 +53,14 @@ def ours(runs: list[RunSpec], variant: str, cores: int) -> tuple[float, list[flo
     """(wall seconds, final losses on what each run saw most of) of a sweep that trains all runs anew."""
     from cptlib.runs.sweep import sweep
 
-    engine, precision = VARIANTS[variant]
-    runs = [in_precision(run, precision) for run in runs]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         made = sweep(
-            runs, "benchmark", "smoke", engine=engine, workers=cores, fresh=True, records=Path(folder),
+            runs, "benchmark", "smoke", engine=VARIANTS[variant], workers=cores, fresh=True, records=Path(folder),
             report=lambda line: None,
         )  # fmt: skip
         seconds = time.perf_counter() - begun
     return seconds, [_last(made[run.id].evaluations, run) for run in runs]
-
-
-def in_precision(run: RunSpec, precision: str) -> RunSpec:
-    """The run in a precision, its starts included."""
-    start = None if run.start is None else in_precision(run.start, precision)
-    return run.but(precision=precision, start=start)
 
 
 def _last(evaluations: list[dict], run: RunSpec) -> float:
