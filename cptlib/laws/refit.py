@@ -58,7 +58,7 @@ def refit(problem: Problem, starts: np.ndarray, weights: np.ndarray, workers: in
     def improve(q: np.ndarray, T: np.ndarray | None, rows: np.ndarray) -> None:
         # a numpy error state belongs to a thread
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            keep(walk(problem, q[rows], weights[rows], T), rows)
+            keep(walk(problem, q[rows], weights[rows], T, beat=found[1][rows]), rows)
 
     def settle(rows: np.ndarray) -> None:
         left = rows[~found[2][rows] & (found[1][rows] < LARGE)]

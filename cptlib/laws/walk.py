@@ -17,6 +17,7 @@ STEPS = 60  # of a descent
 RTOL = 1e-10  # decrease of the objective that a Newton step promises, below which a descent is at rest
 SAMPLE = 100  # points on which the curvature is measured, at least
 CALM = 3  # steps in a row that gain nothing to speak of
+HOPELESS = 1000.0  # times what its next step promises: further from what it has to beat, a descent is given up
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def walk(
     rtol: float = RTOL,
     steps: int = STEPS,
     enough: int | None = None,
+    beat: np.ndarray | None = None,
 ) -> Descent:
     """Descents from `q` (S, m), each with weights of its own on the points, `w` (S, n).
 
@@ -60,9 +62,12 @@ def walk(
         At most.
     enough : int, optional
         So many descents at rest end the others too; by default all.
+    beat : array (S,), optional
+        Objectives that are known already: a descent that will hardly come below its own is given up.
     """
     state = _begin(problem, q, w, T)
-    rest = _walk(problem, state, w, rtol, steps, len(q) if enough is None else enough, anew=T is None)
+    beat = np.full(len(q), np.inf) if beat is None else beat
+    rest = _walk(problem, state, w, rtol, steps, len(q) if enough is None else enough, anew=T is None, beat=beat)
     return Descent(state.q, state.f, rest)
 
 
@@ -104,7 +109,7 @@ def _second(problem: Problem, q: np.ndarray, residual: np.ndarray, J: np.ndarray
 
 
 def _walk(
-    problem: Problem, state: _State, w: np.ndarray, rtol: float, steps: int, enough: int, anew: bool
+    problem: Problem, state: _State, w: np.ndarray, rtol: float, steps: int, enough: int, anew: bool, beat: np.ndarray
 ) -> np.ndarray:
     """Damped steps, in place; which descents have come to rest (S,).
 
@@ -113,10 +118,10 @@ def _walk(
     lower, upper = problem.bounds()
     fresh = np.ones(len(state.f), dtype=bool)
     rest = np.zeros(len(state.f), dtype=bool)
-    calm = np.zeros(len(state.f), dtype=int)
+    calm, lost = np.zeros(len(state.f), dtype=int), np.zeros(len(state.f), dtype=bool)
     for _ in range(steps):
-        live = np.flatnonzero(~rest)
-        if len(rest) - len(live) >= enough:
+        live = np.flatnonzero(~rest & ~lost)
+        if len(live) == 0 or rest.sum() >= enough:
             break
         now = state.take(live)
         new, promised = _step(problem, now, w[live], lower, upper)
@@ -128,6 +133,7 @@ def _walk(
         settled = (promised <= rtol * scale) & (now.damping <= 1e-2)
         calm[live] = np.where(flat & (promised <= 1e3 * rtol * scale), calm[live] + 1, 0)
         rest[live] = settled | (calm[live] >= CALM)
+        lost[live] = (now.f - HOPELESS * promised > beat[live]) & (now.damping <= 1e-2)
         ratio = gain / np.maximum(promised, 1e-300)
         fall = np.clip(1 - (2 * ratio - 1) ** 3, 0.2, 3.0)
         damping = now.damping * np.where(better, fall, now.growth)
