@@ -17,7 +17,7 @@ STEPS = 60  # of a descent
 RTOL = 1e-10  # decrease of the objective that a Newton step promises, below which a descent is at rest
 SAMPLE = 100  # points on which the curvature is measured, at least
 CALM = 3  # steps in a row that gain nothing to speak of
-HOPELESS = 1000.0  # times what its next step promises: further from what it has to beat, a descent is given up
+HOPELESS = 300.0  # times what its next step promises: further from what it has to beat, a descent is given up
 
 
 @dataclass(frozen=True)
