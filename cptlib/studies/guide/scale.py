@@ -145,13 +145,14 @@ def engine_text(train: list[dict] | None, sweep: list[dict] | None) -> str:
             "here": f"{_three(line['ours'])} ({line['variant']})",
             "Trainer": _three(line["peer"]),
             "ratio": f"{line['ratio']:.2f} ({line['lo']:.2f} to {line['hi']:.2f})",
+            "repeats": line["repeats"],
             "MFU (%)": f"{100 * line['mfu']:.0f}" if "mfu" in line else "",
         }
         for line in lines
     ]
     return (
         f"Against `Trainer` of `transformers` on {lines[0]['device']}: the same model, sequences and steps, the faster "
-        f"of its precisions; {lines[0]['repeats']} repeats, with the range of their ratios.\n\n"
+        "of its precisions; medians over the repeats, with the range of their ratios.\n\n"
         f"{block(pd.DataFrame(rows))}\n"
     )
 
