@@ -204,7 +204,7 @@ class RunSpec:
     optimizer : AdamW
     precision : {"fp32", "bf16"}
         bf16 is autocast over fp32 weights: matrix products take rounded copies of weights and activations. On CPUs the
-        ladder's gradients are written out with the same roundings.
+        ladder's gradients are written out; attention scores and turned queries and keys are then rounded as well.
     start : RunSpec, Pretrained or None
         The run whose final weights this one continues, or a pretrained model; None starts from random weights.
     lora : Lora or None
