@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 EPS = 1e-6  # of the norms
 THETA = 10_000.0  # of the rotary positions
 STD = 0.02  # of initial matrices
-LOGIT_ROWS = 256  # tokens whose logits are held at a time: with a vocabulary of 1,024 they fit a core's cache
+LOGITS = 2**20  # held at a time: those of fewer tokens cost more calls, those of more leave the cache
+LOGIT_ROWS = 256  # tokens at least whose logits are held at a time
 
 
 @cache
@@ -63,6 +64,12 @@ def rotation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]
     frequency = THETA ** -(torch.arange(0, head, 2, dtype=torch.float32) / head)
     angle = torch.outer(torch.arange(model.context, dtype=torch.float32), frequency)[:, None, None]
     return angle.cos().repeat(1, 1, 1, 2).to(device), angle.sin().to(device)
+
+
+def logit_rows(tokens: int, vocab_size: int) -> list[slice]:
+    """Parts of a batch whose logits are held at a time."""
+    size = max(LOGIT_ROWS, LOGITS // vocab_size)
+    return [slice(first, first + size) for first in range(0, tokens, size)]
 
 
 def turned(x, cosine, sine):
@@ -157,7 +164,7 @@ def loss_sum(
 
 
 class _FusedLoss(torch.autograd.Function):
-    """Cross-entropy of `h @ W.mT` whose gradients are made on the way forward, `LOGIT_ROWS` tokens at a time.
+    """Cross-entropy of `h @ W.mT` whose gradients are made on the way forward, some tokens at a time.
 
     The logits, the largest tensor of a small model, are never held as a whole, and are passed through once.
     """
@@ -171,8 +178,8 @@ class _FusedLoss(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         grad_h = torch.empty_like(h3) if wanted else None
         grad_w = torch.zeros_like(w3, dtype=torch.float32) if wanted else None
-        for first in range(0, h3.shape[1], LOGIT_ROWS):
-            rows, y = h3[:, first : first + LOGIT_ROWS], y2[:, first : first + LOGIT_ROWS, None]
+        for part in logit_rows(h3.shape[1], output.shape[-2]):
+            rows, y = h3[:, part], y2[:, part, None]
             logits = torch.bmm(rows, w3.mT).float()
             logits -= logits.amax(-1, keepdim=True)
             right = logits.gather(-1, y)
@@ -182,7 +189,7 @@ class _FusedLoss(torch.autograd.Function):
                 slope = logits.div_(mass)  # softmax, less one at the target
                 slope.scatter_add_(-1, y, slope.new_full(y.shape, -1.0))
                 slope = slope.to(h3.dtype)
-                grad_h[:, first : first + LOGIT_ROWS] = torch.bmm(slope, w3)
+                grad_h[:, part] = torch.bmm(slope, w3)
                 grad_w += torch.bmm(slope.mT, rows)
         if wanted:
             ctx.save_for_backward(grad_h.view(h.shape).to(h.dtype), grad_w.view(output.shape))
