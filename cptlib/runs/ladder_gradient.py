@@ -70,7 +70,7 @@ def loss_and_gradient(
     x_BT, y_BT : Tensor of int64, (B, T) or (K, B, T)
     scale : float
     """
-    p, m, g, shape = parameters, factors, gradients, Shape.of(model)
+    p, m, g = parameters, factors, gradients
     lead, flat = x_BT.shape[:-2], (*x_BT.shape[:-2], x_BT.shape[-2] * x_BT.shape[-1])
     output, kept = m["model.embed_tokens.weight"], []
     a, n, inverse = _forward(model, positions, p, m, x_BT, kept)
