@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from cptlib.errors import CptError
 from cptlib.runs.train import Engine
 
 ALLOWED = "local, dask://HOST:PORT, slurm, slurm:KEY=VALUE,..., submitit-local"
+LAST = -1_000  # priority of what a worker does after all that it does at its end
 PATIENCE = 15  # seconds without a connection after which a Dask scheduler is given up
 
 
@@ -200,7 +202,7 @@ class LocalProcesses(Executor):
         self._shut(wait)
 
     def _shut(self, wait: bool) -> None:
-        with ThreadPoolExecutor(len(self._pools)) as together:  # torch takes a second to go: not one after the other
+        with ThreadPoolExecutor(len(self._pools)) as together:  # not one after the other
             for pool in self._pools:
                 together.submit(pool.shutdown, wait, cancel_futures=True)
 
@@ -217,6 +219,14 @@ def _begin_worker(gpu: str | None) -> None:
         os._exit(1)  # an orphan would train on beside the sweep that is started next
 
     threading.Thread(target=watch, daemon=True).start()
+    Finalize(None, _leave, exitpriority=LAST)
+
+
+def _leave() -> None:
+    """End a worker whose work is done without taking its modules down one by one, which is a second for torch."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class DaskRuns(Executor):

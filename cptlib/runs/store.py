@@ -329,6 +329,7 @@ def device_name(device: str) -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+@functools.cache
 def software_versions() -> dict[str, str]:
     """Versions that a result may depend on."""
     from importlib.metadata import version
