@@ -1,4 +1,4 @@
-"""bf16 autocast against float32: paired runs of equal size, data and seed, held against the criteria of
+"""bf16 against float32: paired runs of equal size, data and seed, held against the criteria of
 `book/criteria/precision.yml`.
 
 What has a record is read from it; the rest is trained, which takes some twenty minutes on two cores. Speeds are no part

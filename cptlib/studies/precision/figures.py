@@ -9,7 +9,7 @@ from cptlib.evidence.figures import WIDTHS, category, curve_with_interval, style
 from cptlib.studies.precision.evidence import POINT, ROUNDING, Comparison
 from cptlib.studies.precision.grid import GRID
 
-LABELS = {"fp32": "float32", "bf16": "bf16 autocast", ROUNDING: "float32, other sums"}
+LABELS = {"fp32": "float32", "bf16": "bf16", ROUNDING: "float32, other sums"}
 ARMS = tuple(LABELS)
 CORPORA = {GRID.general: "general text", GRID.domain: "law"}
 
