@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EPS = 1e-6  # of the norms
 THETA = 10_000.0  # of the rotary positions
 STD = 0.02  # of initial matrices
-LOGITS = 2**20  # held at a time: those of fewer tokens cost more calls, those of more leave the cache
+LOGITS = 2**20  # held at a time: fewer cost more in calls than nearness to the cache saves; more were not tried
 LOGIT_ROWS = 256  # tokens at least whose logits are held at a time
 
 

@@ -23,6 +23,14 @@ STACKED = Engine(device="cpu", stack=3)
 SHAPES = [(16, 32, 100), (48, 64, 300), (96, 64, 512), (544, 16, 64)]  # heads of 16, 16, 32 and 32; one to 17 layers
 
 
+@pytest.fixture
+def few_logits(monkeypatch):
+    """So few at a time that the batches of these tests go through in unequal parts."""
+    monkeypatch.setattr(ladder, "LOGITS", 1)
+    monkeypatch.setattr(ladder, "LOGIT_ROWS", 60)
+    assert [part.indices(160) for part in ladder.logit_rows(160, 50)] == [(0, 60, 1), (60, 120, 1), (120, 160, 1)]
+
+
 class Together(Here):
     """Takes several jobs at a time, and notes how many."""
 
@@ -52,7 +60,7 @@ def test_initial_weights_are_those_of_transformers_to_the_bit(width, context, vo
 
 @pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize(("width", "context", "vocab_size"), SHAPES)
-def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size, in_parts):
+def test_loss_and_gradients_are_those_of_transformers(width, context, vocab_size, in_parts, few_logits):
     model = ModelSpec(width, context)
     theirs = build(model, vocab_size, seed=3)
     windows = torch.randint(vocab_size, (5, context + 1), generator=torch.Generator().manual_seed(0))
@@ -112,9 +120,12 @@ class Written:
         return made.detach(), {name: leaf.grad for name, leaf in leaves.items()}
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize(("width", "context", "vocab_size"), [*SHAPES, (32, SHORT + 2, 50)])
-def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs):
+def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, runs, in_parts, request):
+    if in_parts:
+        request.getfixturevalue("few_logits")
     written = Written(width, context, vocab_size, runs)
     (made, alone, changes), (expected, gradients) = written.by_hand(torch.float32), written.by_autograd("fp32")
     assert torch.allclose(made, expected, rtol=1e-5) and torch.allclose(alone, expected, rtol=1e-5)
@@ -124,7 +135,7 @@ def test_gradients_by_hand_are_those_of_autograd(width, context, vocab_size, run
 
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize(("width", "context", "vocab_size"), [(64, 128, 300), (96, 32, 64), (32, SHORT + 2, 50)])
-def test_bfloat16_by_hand_errs_no_more_than_autocast(width, context, vocab_size, runs):
+def test_bfloat16_by_hand_errs_no_more_than_autocast(width, context, vocab_size, runs, few_logits):
     written = Written(width, context, vocab_size, runs, spread=0.06)
     written.before.zero_()  # its own rounding would hide small gradients
     exact, gradients = written.by_autograd("fp32")
