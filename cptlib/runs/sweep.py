@@ -195,6 +195,7 @@ def sweep(
     store = Store(study, (records or records_root()).resolve())
     found = store.load()
     pending, keep = to_train(specs, found, fresh, clozes, before)
+    _remove_dead_leases()
     if pending:
         known = {spec.id: found[spec.id].checksum for spec in pending if spec.id in found}
         work = Work(
@@ -251,20 +252,23 @@ def _lease() -> Iterator[tuple[str, Path]]:
     The process id and where it counts are in the name, so that what a killed sweep left here is found and removed: a
     worker that still trains for it then stops.
     """
-    here = _process_space()
-    name = f"{here}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
     folder = lease_path(cache_root(), name)
     try:
         folder.mkdir(parents=True)
-        for other in folder.parent.glob(f"{here}-*-*"):
-            if not _alive(int(other.name.split("-")[1])):
-                shutil.rmtree(other, ignore_errors=True)
     except OSError as error:
         raise CptError(f"cannot write to the cache {cache_root()}: {error.strerror or error}") from error
     try:
         yield name, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_dead_leases() -> None:
+    """Remove what killed sweeps left, also where nothing is left to train: one may have died after its last record."""
+    for lease in lease_path(cache_root(), "").glob(f"{_process_space()}-*-*"):
+        if not _alive(int(lease.name.split("-")[1])):
+            shutil.rmtree(lease, ignore_errors=True)
 
 
 def _process_space() -> str:

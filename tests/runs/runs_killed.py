@@ -103,6 +103,19 @@ def die_in_append(count: int) -> None:
     store.pq.write_table = write_half
 
 
+def die_after_append(count: int) -> None:
+    """Be killed when the `count`-th record is stored, before the sweep can clear up."""
+    append, seen = store.Store.append, []
+
+    def appended(self, *records) -> None:
+        append(self, *records)
+        seen.extend(records)
+        if len(seen) == count:
+            _die()
+
+    store.Store.append = appended
+
+
 def limit_memory(more: int) -> None:
     """Let the address space grow by `more` bytes at most."""
     import torch

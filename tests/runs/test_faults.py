@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from runs_killed import die_between_renames, die_in_append, die_in_checkpoint, limit_memory, start
+from runs_killed import die_after_append, die_between_renames, die_in_append, die_in_checkpoint, limit_memory, start
 from runs_world import Here, begun, long, outcomes, under_way, until
 
 from cptlib.errors import CptError
@@ -62,6 +62,13 @@ def test_killed_in_the_middle_of_a_write(family, world, cache, undisturbed, how,
     after = here(family)
     assert outcomes(after) == undisturbed(family)
     assert all(after[i] == record for i, record in before.items()) and leftovers(cache) == []
+
+
+def test_killed_after_its_last_record(family, world, cache, undisturbed):
+    process = start(world, cache, family, die_after_append, len(family))
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL and leftovers(cache)  # the lease
+    assert outcomes(here(family)) == undisturbed(family) and leftovers(cache) == []
 
 
 def test_killed_at_random_moments(family, tiny, world, cache, undisturbed):
