@@ -5,16 +5,15 @@ Dirichlet distribution as in Rubin's bootstrap [1]_: no run is ever left out, so
 the design, where drawing runs with replacement often loses the few that alone tell a parameter, and gives it an
 interval that is too wide. Replicates are weights on the same points, so they share one table (`cptlib.laws.refit`).
 
-Runs are few, and three corrections keep the intervals from being too narrow. The weights' variance is that of an
-unbiased estimate [2]_, times n/(n - p) for n runs and p free parameters (a third of the runs at most), because
-residuals are smaller than errors; and percentiles are taken at the levels that make normal limits the limits of a t
-distribution with n - 1 degrees of freedom (`cptlib.laws.result.percentile_limits`). With many runs none of them
-matters. `benchmarks/coverage.py` measures how often the intervals hold the truth.
+Where runs are few, two corrections keep the intervals from being too narrow. Refits are moved by what the runs'
+leverage hides of their errors (`cptlib.laws.leverage`), and limits are taken at the levels that make those of a normal
+distribution those of a t distribution with n - 1 degrees of freedom for n runs
+(`cptlib.laws.result.percentile_limits`). With many runs neither matters. `benchmarks/coverage.py` measures how often
+the intervals hold the truth.
 
 References
 ----------
 .. [1] Rubin, The Bayesian bootstrap, Ann. Stat. 9, 1981.
-.. [2] Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69, 2015.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from cptlib.laws.leverage import uncover
 from cptlib.laws.refit import refit
 from cptlib.laws.solver import LARGE
 
 FEW = 10  # degrees of freedom below which simulated intervals cover too little or too much
-COUNTED = 3  # runs for each parameter that counts against them
 TOGETHER = 20_000_000  # weights that are held at a time
 BLOCKS = 12  # blocks of consecutive rows that a curve is cut into where there are too few runs to resample
 
@@ -62,22 +61,20 @@ def _blocks(codes: np.ndarray) -> np.ndarray:
     return np.unique(out, return_inverse=True)[1]
 
 
-def weights(codes: np.ndarray, parameters: int, count: int, seed) -> np.ndarray:
+def weights(codes: np.ndarray, count: int, seed) -> np.ndarray:
     """Weight of each point in each draw, (count, n): smooth weights of runs with a mean of 1, none of them 0.
+
+    The weighted mean of n runs has the variance s^2/n over the draws, where s^2 is their mean squared deviation.
 
     Parameters
     ----------
     codes : array of int (n,)
         Run of each point.
-    parameters : int
-        Free parameters of the fit.
     count : int
     seed : int or Generator
     """
     runs = int(codes.max()) + 1
-    spread = runs / (runs - min(parameters, runs / COUNTED))
-    # with a concentration of c in all, the weighted mean of n values has the variance s^2 (n - 1)/(n (c + 1))
-    concentration = max((runs - 1) / spread - 1, 1.0)
+    concentration = max(runs - 1.0, 1.0)  # with c in all, that variance is s^2/(c + 1)
     gamma = np.random.default_rng(seed).gamma(concentration / runs, size=(count, runs))
     return (runs * gamma / gamma.sum(axis=1, keepdims=True))[:, codes]
 
@@ -90,13 +87,16 @@ def resample(
     Also the degrees of freedom of their spread, and sentences that say what was drawn.
     """
     problem = prepared.problem
-    model = problem.law
-    codes, sentence = clusters(frame, model, cluster)
+    codes, sentence = clusters(frame, problem.law, cluster)
     rng, size = np.random.default_rng(seed), max(1, TOGETHER // len(codes))
-    counts = [min(size, count - begin) for begin in range(0, count, size)]
-    found = [refit(problem, optima, weights(codes, optima.shape[1], some, rng)) for some in counts]
-    draws = prepared.restore(np.concatenate([each.q for each in found]))
-    good = np.isfinite(draws).all(axis=1) & (np.concatenate([each.objective for each in found]) < LARGE)
+    draws, objectives = [], []
+    for begin in range(0, count, size):
+        w = weights(codes, min(size, count - begin), rng)
+        found = refit(problem, optima, w)
+        draws.append(prepared.restore(uncover(problem, optima[0], found.q, w, codes)))
+        objectives.append(found.objective)
+    draws = np.concatenate(draws)
+    good = np.isfinite(draws).all(axis=1) & (np.concatenate(objectives) < LARGE)
     runs = int(codes.max()) + 1
     sentence = f"{sentence}: {runs} runs, {count} draws"
     sentences = [sentence if good.all() else f"{sentence}, of which {int((~good).sum())} gave no fit"]

@@ -22,6 +22,7 @@ from cptlib.laws.base import Law, law
 from cptlib.laws.bootstrap import weights
 from cptlib.laws.fit import Prepared, prepare
 from cptlib.laws.frames import read_columns
+from cptlib.laws.leverage import uncover
 from cptlib.laws.planning.compute import allocation
 from cptlib.laws.planning.ratio import largest_within
 from cptlib.laws.result import FitResult, percentile_limits
@@ -275,7 +276,7 @@ def simulate(
     exactly = {each.name: float(each.of(np.asarray(truth, dtype=float)[None])[0]) for each in quantities}
     covered: dict[str, float | None] = dict.fromkeys(found)
     if bootstrap:
-        draws = _redraws(prepared, frame[cluster].to_numpy(), q, added, bootstrap, rng)
+        draws = _redraws(prepared, pd.factorize(frame[cluster])[0], q, added, bootstrap, rng)
         for each in quantities:
             values = each.of(draws.reshape(-1, draws.shape[-1])).reshape(studies, bootstrap)
             lo, hi = percentile_limits(values.T, level, frame[cluster].nunique() - 1)  # (S,) each
@@ -309,7 +310,7 @@ def _redraws(
 ) -> np.ndarray:
     """Parameters (S, count, p) of refits to clusters (codes (n,)) drawn anew, the same draws for every study."""
     problem = prepared.problem
-    drawn = weights(codes, q.shape[1], count, int(rng.integers(2**31)))
+    drawn = weights(codes, count, int(rng.integers(2**31)))
     found = descend(
         problem,
         np.repeat(q, count, axis=0),
@@ -319,4 +320,8 @@ def _redraws(
         rtol=1e-6,
         noise=np.repeat(noise, count, axis=0),
     )
-    return prepared.restore(found.q).reshape(len(q), count, -1)
+    refits = found.q.reshape(len(q), count, -1)
+    moved = [
+        uncover(problem, own, each, drawn, codes, added) for own, each, added in zip(q, refits, noise, strict=True)
+    ]
+    return np.stack([prepared.restore(each) for each in moved])

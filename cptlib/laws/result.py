@@ -260,14 +260,15 @@ def percentile_limits(draws: np.ndarray, level: float = 0.95, degrees: int | Non
     """Lower and upper limits (2, ...) of draws (R, ...), without those that are NaN.
 
     Percentiles at the levels where a normal distribution has the limits of a t distribution with `degrees` of freedom
-    (None: without end).
+    (None: without end). Of R draws the k-th smallest stands for the level k/(R + 1), so that a new draw lies below it
+    that often; with numpy's default, (k - 1)/(R - 1), limits of 95 % hold 93 % of new draws where there are 100.
     """
     from scipy.special import ndtr, stdtrit
 
     tail = (1 - level) / 2
     if degrees is not None:
         tail = float(ndtr(stdtrit(degrees, tail)))
-    return np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    return np.nanquantile(draws, [tail, 1 - tail], axis=0, method="weibull")
 
 
 def degrees_of(*fits: FitResult) -> int | None:
